@@ -1,0 +1,67 @@
+"""What every part shares: the error that users see, atomic files, seeds, the run's logger."""
+
+import contextlib
+import json
+import logging
+import os
+import random
+import sys
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Something the user has to put right; programs print its message without a traceback."""
+
+
+@contextlib.contextmanager
+def replaced_atomically(path):
+    """Yield a temporary path beside `path`; on success it replaces `path`, on an error it is removed.
+
+    A reader sees the old file or the whole new one, also when the process is killed: the data reach the disk
+    before the name does. The temporary name is always the same, so that a leftover of a killed process is
+    overwritten by the next one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write `text` as UTF-8, atomically."""
+    with replaced_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, atomically. NaN and infinity are refused (ValueError)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def set_seed(seed):
+    """Seed Python's, NumPy's and torch's generators (all devices)."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def make_logger(log_file=None, quiet=False):
+    """A logger which writes plain lines to stdout and, with times, to `log_file` (appended). Pass it on.
+
+    `quiet` (every process but the first) drops all below a warning.
+    """
+    logger = logging.Logger("ief", logging.WARNING if quiet else logging.INFO)
+    logger.addHandler(logging.StreamHandler(sys.stdout))
+    if log_file is not None:
+        handler = logging.FileHandler(log_file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger.addHandler(handler)
+    return logger
