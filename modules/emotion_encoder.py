@@ -1,0 +1,114 @@
+"""Emotion words -> vectors, and how they enter the image.
+
+A frozen encoder runs once per word of the vocabulary, when the model is built; the vectors are part of the model.
+"""
+
+import torch
+from torch import nn
+
+from modules.transformer import take_last_word
+from util import InputError
+
+NONE, UNKNOWN = "none", "unknown"  # the two reserved entries, at index 0 and 1
+NONE_ID, UNKNOWN_ID = 0, 1
+
+
+def emotion_ids(words, index_of):
+    """Vocabulary indices of a meme's emotion words; `[NONE_ID]` where it has none."""
+    return [index_of.get(word, UNKNOWN_ID) for word in words] or [NONE_ID]
+
+
+class EmotionVectors(nn.Module):
+    """The vocabulary's vectors: `forward(ids (B, E), padded with -1) -> (B, d)`, the mean over a meme's persons.
+
+    The rows are `none`, then the words in the order of `words`; `unknown` is the mean of the words' rows.
+    `vectors` (1 + n, d): frozen rows of an encoder, or None for a table that is trained (`learned`, width `dim`).
+    """
+
+    def __init__(self, words, vectors=None, dim=None):
+        super().__init__()
+        self.words = list(words)
+        if vectors is None:
+            self.rows = nn.Parameter(torch.randn(1 + len(self.words), dim))
+        else:
+            self.register_buffer("rows", vectors.detach().clone())
+
+    @property
+    def dim(self):
+        return self.rows.shape[1]
+
+    @property
+    def index_of(self):
+        """word -> index, the reserved entries included."""
+        return {word: index for index, word in enumerate([NONE, UNKNOWN, *self.words])}
+
+    def table(self):
+        """All vectors (2 + n, d), in the order of `index_of`."""
+        words = self.rows[1:] if self.words else self.rows
+        return torch.cat([self.rows[:1], words.mean(dim=0, keepdim=True), self.rows[1:]])
+
+    def forward(self, ids):
+        present = (ids >= 0).to(self.rows.dtype)
+        vectors = self.table()[ids.clamp(min=0)]
+        return torch.einsum("bed,be->bd", vectors, present) / present.sum(dim=1, keepdim=True)
+
+
+class EmotionChannel(nn.Module):
+    """The published design: A = reshape(W u + b), a fourth channel of the patch embedding.
+
+    conv_e starts at zero: the network starts exactly as CLIP. W does not, else neither would ever move.
+    """
+
+    def __init__(self, dim, sizes):
+        super().__init__()
+        self.image_size = sizes.image_size
+        self.to_plane = nn.Linear(dim, sizes.image_size**2)
+        self.conv_e = nn.Conv2d(1, sizes.vision_width, sizes.patch_size, stride=sizes.patch_size, bias=False)
+        nn.init.zeros_(self.conv_e.weight)
+
+    def forward(self, u):
+        """u (B, d) -> what is added to the patch embeddings: (B, P, vision width)."""
+        plane = self.to_plane(u).view(-1, 1, self.image_size, self.image_size)
+        return self.conv_e(plane).flatten(2).transpose(1, 2)
+
+
+class EmotionToken(nn.Linear):
+    """u (B, d) -> one further token of the vision transformer: (B, vision width)."""
+
+    def __init__(self, dim, sizes):
+        super().__init__(dim, sizes.vision_width)
+
+
+@torch.no_grad()
+def clip_vectors(words, clip, tokenizer):
+    """End-of-text features of `none` and the words, from the text tower as it is now: (1 + n, embed_dim)."""
+    ids = [tokenizer.tokenize(word, clip.sizes.context_length)[0] for word in [NONE, *words]]
+    padded = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
+    for row, tokens in zip(padded, ids, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens)
+    mask = torch.tensor([[i < len(tokens) for i in range(padded.shape[1])] for tokens in ids])
+    return take_last_word(clip.encode_text(padded), mask)
+
+
+@torch.no_grad()
+def bert_vectors(words, name):
+    """[CLS] of a Hugging Face BERT (name or folder) for `none` and the words: (1 + n, hidden size).
+
+    Raises InputError where `transformers` or the weights are missing.
+    """
+    try:
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError as error:
+        raise InputError(
+            "--emotion_encoder bert needs transformers: pip install -r requirements-bert.txt "
+            "(or use --emotion_encoder clip)"
+        ) from error
+    try:
+        tokenizer, bert = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name).eval()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--bert_name {name}: no BERT there. It is looked for as a folder with config.json, vocab.txt and "
+            "model.safetensors, then in the Hugging Face cache ($HF_HOME, ~/.cache/huggingface), then on the hub"
+        ) from error
+    batch = tokenizer([NONE, *words], return_tensors="pt", padding=True)
+    return bert(**batch).last_hidden_state[:, 0]
