@@ -1,0 +1,105 @@
+"""Arguments -> parts -> model. The only place that reads sizes."""
+
+from modules.aggregator import MeanP, SeqLSTM, SeqTransf, TightTransf, start_from_clip_text
+from modules.caption_attention import CaptionAttention
+from modules.caption_similarity import CaptionPooling
+from modules.clip_encoder import CLIP, FROM_SCRATCH, ClipSizes, build_clip, load_strictly
+from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors, bert_vectors, clip_vectors
+from modules.fusion import Fusion
+from modules.ief_model import IEF, Wiring
+from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
+
+
+def build_model(args, emotion_words, tokenizer, normalise, saved=None):
+    """The model that the arguments describe: (IEF, path of CLIP's weights or None, lines to tell the user).
+
+    The parts are made in the order qi, qc, fusion, so that a seed gives `--branches qi` the same start as the
+    whole model. `saved`: a checkpoint (modules/checkpoint.py) to take sizes, emotion words and vectors and
+    all weights from; then neither CLIP's weights file nor an emotion encoder is needed.
+    """
+    notes = []
+    image, caption = args.branches != "qc", args.branches != "qi"
+    if saved is None:
+        clip, weights = build_clip(args.pretrained_clip_name, args.linear_patch, vision=image)
+    else:
+        clip, weights = CLIP(ClipSizes(**saved["clip_sizes"]), args.linear_patch, vision=image), None
+        emotion_words = saved["emotion_words"]
+    sizes = clip.sizes
+    parts = {}
+    if image:
+        if args.emotion_fusion != "none":
+            vectors = _emotion_vectors(args, emotion_words, clip, tokenizer, saved)
+            fusion_class = EmotionChannel if args.emotion_fusion == "channel" else EmotionToken
+            parts["emotion_vectors"] = vectors
+            parts["emotion_fusion"] = fusion_class(vectors.dim, sizes)
+        if args.caption_fusion == "co_attention":
+            parts["caption_attention"] = CaptionAttention(sizes.embed_dim)
+        parts["aggregator"], parts["image_similarity"] = _aggregator_and_similarity(args, clip, saved, notes)
+    if caption:
+        parts["caption_pooling"] = CaptionPooling(args.text_pool_type, sizes.embed_dim, args.max_captions)
+    if image and caption:
+        parts["fusion"] = Fusion(args.fusion, sizes.embed_dim, args.fusion_weight)
+    wiring = Wiring(
+        visual_tokens=args.visual_tokens,
+        reads_captions=reads_captions(args),
+        has_image=image,
+        has_caption=caption,
+        keep_pooled=args.cdcr_lambda > 0,
+    )
+    model = IEF(wiring, clip, **parts, normalise=normalise)
+    if saved is not None:
+        load_strictly(model, saved["model"], "the checkpoint")
+    clip.freeze_layers(args.freeze_layer_num)
+    return model, weights, notes
+
+
+def reads_captions(args):
+    """Whether a setting reads captions at all."""
+    return args.branches != "qi" or args.caption_fusion != "none" or args.caption_augmentation
+
+
+def starts_from_scratch(args):
+    """Whether CLIP has no published weights: then it trains at the full rate, and so do its emotion vectors."""
+    return args.pretrained_clip_name in FROM_SCRATCH
+
+
+def emotion_encoder_name(args):
+    """The encoder in use: `--emotion_encoder`, else `learned` from scratch and `clip` with loaded weights."""
+    return args.emotion_encoder or ("learned" if starts_from_scratch(args) else "clip")
+
+
+def _emotion_vectors(args, words, clip, tokenizer, saved):
+    encoder = emotion_encoder_name(args)
+    if encoder == "learned":
+        return EmotionVectors(words, dim=clip.sizes.embed_dim)
+    if saved is not None:
+        return EmotionVectors(words, saved["model"]["emotion_vectors.rows"])
+    vectors = bert_vectors(words, args.bert_name) if encoder == "bert" else clip_vectors(words, clip, tokenizer)
+    return EmotionVectors(words, vectors)
+
+
+def _aggregator_and_similarity(args, clip, saved, notes):
+    dim, layers = clip.sizes.embed_dim, args.cross_num_hidden_layers
+    if args.sim_header == "tightTransf":
+        cross_encoder = TightTransf(dim, layers, args.max_frames)
+        _start_from_clip(cross_encoder, args, clip, saved, notes)
+        return MeanP(), TightSimilarity(cross_encoder)
+    if args.sim_header == "seqTransf":
+        tokens_per_frame = 1 if args.visual_tokens == "cls" else clip.sizes.grid**2
+        aggregator = SeqTransf(dim, layers, args.max_frames, tokens_per_frame)
+        _start_from_clip(aggregator, args, clip, saved, notes)
+    else:
+        aggregator = SeqLSTM(dim) if args.sim_header == "seqLSTM" else MeanP()
+    if args.interaction == "dp":
+        return aggregator, PooledSimilarity()
+    return aggregator, TokenSimilarity(dim, args.interaction, args.wti_arch)
+
+
+def _start_from_clip(part, args, clip, saved, notes):
+    """Start the aggregator's transformer from CLIP's first text layers, or say that it starts afresh."""
+    if saved is None and not start_from_clip_text(part.transformer, part.positions, clip):
+        notes.append(
+            f"--sim_header {args.sim_header} starts afresh: CLIP's text tower has {clip.sizes.text_layers} layers of "
+            f"width {clip.sizes.text_width}, the aggregator {len(part.transformer.resblocks)} of "
+            f"{clip.sizes.embed_dim}"
+        )

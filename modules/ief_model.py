@@ -1,0 +1,160 @@
+"""IEF: CLIP, QI and QC joined. Finished parts come in, named features and scores go out.
+
+B batch, L words, F frames, P patches, K captions, V visual tokens, d embedding width; Q queries, M memes.
+"""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modules.caption_attention import mask_drawn_caption
+from modules.transformer import take_last_word
+
+
+@dataclasses.dataclass(frozen=True)
+class Wiring:
+    """How the parts are joined: everything that is not a module."""
+
+    visual_tokens: str = "cls"  # or patch
+    reads_captions: bool = True
+    has_image: bool = True  # branch qi
+    has_caption: bool = True  # branch qc
+    keep_pooled: bool = False  # CDCR reads the memes' mean token
+
+
+class IEF(nn.Module):
+    """The model. Parts that a setting does not use are None and have no parameters."""
+
+    def __init__(
+        self,
+        wiring,
+        clip,
+        emotion_vectors=None,
+        emotion_fusion=None,
+        caption_attention=None,
+        aggregator=None,
+        image_similarity=None,
+        caption_pooling=None,
+        fusion=None,
+        normalise=None,
+    ):
+        super().__init__()
+        self.wiring = wiring
+        self.clip = clip
+        self.emotion_vectors = emotion_vectors
+        self.emotion_fusion = emotion_fusion
+        self.caption_attention = caption_attention
+        self.aggregator = aggregator
+        self.image_similarity = image_similarity
+        self.caption_pooling = caption_pooling
+        self.fusion = fusion
+        self.normalise = normalise
+        self.tower_dtype = None  # bfloat16 or float16: the two towers run in it, all else in the weights' precision
+
+    def _tower(self, function, *inputs):
+        """Run a tower of CLIP in `tower_dtype`; what comes out has the weights' precision."""
+        with torch.autocast(inputs[0].device.type, self.tower_dtype, enabled=self.tower_dtype is not None):
+            out = function(*inputs)
+        return out.to(self.clip.logit_scale.dtype)
+
+    def encode_queries(self, ids, mask):
+        """Token ids and mask (B, L) -> what `similarities` reads of a query, computed once per query.
+
+        `sentence` (B, d): the end-of-text feature at length 1; with a token interaction also `words` (B, L, d) and
+        `word_weight` (B, L).
+        """
+        words = self._tower(self.clip.encode_text, ids)
+        return self._query_side(words, mask)
+
+    def _query_side(self, words, mask):
+        sentence = take_last_word(words, mask)
+        features = {"sentence": F.normalize(sentence, dim=-1)}
+        if self.image_similarity is not None:
+            features |= self.image_similarity.query_side(words, mask, sentence)
+        return features
+
+    def encode_memes(self, batch, image=True, caption=True):
+        """A batch of memes (dataloaders/meme_dataset.py) -> what `similarities` reads of a meme, once per meme.
+
+        With QI the features of `image_similarity.meme_side`; with QC `caption` (B, d). `image` or `caption` False
+        leaves a side out. With caption augmentation also `drawn_*`: the drawn captions as further queries.
+        """
+        features = {}
+        sentences = present = None
+        if self.wiring.reads_captions:
+            words, sentences, present = self._captions(batch["caption_ids"], batch["caption_mask"])
+        if caption and self.caption_pooling is not None:
+            features["caption"] = self.caption_pooling(sentences, present)
+        if image and self.image_similarity is not None:
+            attended = present
+            if "drawn_caption" in batch:
+                attended = mask_drawn_caption(present, batch["drawn_caption"])
+                features |= self._drawn_queries(words, batch["caption_mask"], present, batch["drawn_caption"])
+            features |= self._image(batch, sentences, attended)
+        return features
+
+    def _captions(self, ids, mask):
+        """ids, mask (B, K, L) -> the present captions' words (N, L, d), end-of-text features (B, K, d), mask (B, K)."""
+        present = mask.any(dim=2)
+        words = self._tower(self.clip.encode_text, ids[present])
+        sentences = words.new_zeros(*present.shape, words.shape[-1])
+        sentences[present] = take_last_word(words, mask[present])
+        return words, sentences, present
+
+    def _drawn_queries(self, words, mask, present, drawn):
+        """The captions number `drawn` (B,) of the memes as queries; -1 gives a row with `drawn_present` False."""
+        slot = drawn.clamp(min=0)
+        row = torch.arange(len(drawn), device=drawn.device)
+        place = (present.flatten().cumsum(0) - 1).view(present.shape)[row, slot].clamp(min=0)
+        drawn_mask = mask[row, slot].clone()
+        drawn_mask[:, 0] = True
+        features = self._query_side(words[place], drawn_mask)
+        return {f"drawn_{name}": tensor for name, tensor in features.items()} | {"drawn_present": drawn >= 0}
+
+    def _image(self, batch, sentences, attended):
+        frame_mask = batch["frame_mask"]
+        tokens, mask = self._visual_tokens(batch["pixels"], frame_mask, batch["emotions"])
+        if self.caption_attention is not None:
+            tokens = self.caption_attention(tokens, sentences, attended)
+        tokens = self.aggregator(tokens, mask)
+        features = self.image_similarity.meme_side(tokens, mask)
+        if self.wiring.keep_pooled and "pooled" not in features:
+            weight = mask.to(tokens.dtype)[..., None]
+            features["pooled"] = F.normalize((tokens * weight).sum(1) / weight.sum(1), dim=-1)
+        return features
+
+    def _visual_tokens(self, pixels, frame_mask, emotions):
+        """Real frames (N, 3, H, W) of B memes -> tokens (B, V, d) and mask (B, V); absent frames are not computed."""
+        meme_of_frame = frame_mask.nonzero()[:, 0]
+        patch_bias = extra_token = None
+        if self.emotion_fusion is not None:
+            embedded = self.emotion_fusion(self.emotion_vectors(emotions))[meme_of_frame]
+            if embedded.ndim == 3:
+                patch_bias = embedded
+            else:
+                extra_token = embedded
+        pixels = self.normalise(pixels, self.clip.logit_scale.dtype)
+        out = self._tower(self.clip.visual, pixels, patch_bias, extra_token, meme_of_frame)
+        out = out[:, :1] if self.wiring.visual_tokens == "cls" else out[:, 1:]
+        tokens = out.new_zeros(*frame_mask.shape, *out.shape[1:])
+        tokens[frame_mask] = out
+        return tokens.flatten(1, 2), frame_mask.repeat_interleave(out.shape[1], dim=1)
+
+    def similarities(self, queries, memes, names=("qi", "qc", "fused")):
+        """Scores (Q, M) of the encoded queries and memes, of the branches that exist: a dict.
+
+        `names`: which ones are wanted; `fused` is the single branch's score where only one exists.
+        """
+        scores = {}
+        if self.wiring.has_image and ({"qi", "fused"} & set(names)):
+            scores["qi"] = self.image_similarity.scores(queries, memes)
+        if self.wiring.has_caption and ({"qc", "fused"} & set(names)):
+            scores["qc"] = queries["sentence"] @ memes["caption"].T
+        if "fused" in names:
+            if self.fusion is None:
+                scores["fused"] = next(iter(scores.values()))
+            else:
+                scores["fused"] = self.fusion(scores["qi"], scores["qc"], queries["sentence"])
+        return scores
