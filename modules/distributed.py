@@ -1,0 +1,131 @@
+"""Several processes that take the step of one. Only this file imports torch.distributed.
+
+At one process (started without torchrun) every function is the identity.
+"""
+
+import datetime
+import os
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+
+def setup(device_type):
+    """Join the processes that torchrun started, if it did; returns this process's device."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local_rank) if device_type == "cuda" else torch.device(device_type)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        # the first process scores alone at the end of an evaluation: the others wait for it
+        dist.init_process_group(backend, timeout=datetime.timedelta(hours=3))
+    return device
+
+
+def tear_down():
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main():
+    return rank() == 0
+
+
+def is_first_here():
+    """True in one process of each machine."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+def barrier():
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def from_main(value):
+    """The first process's picklable `value`, in all processes."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def from_all(value):
+    """Every process's picklable `value`, as a list in the order of ranks."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def summed(tensor):
+    """The sum of a tensor over the processes (no gradient)."""
+    if dist.is_initialized():
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes. The backward sums what every process asks of the rows and keeps the own ones."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        parts = [torch.empty_like(tensor) for _ in range(world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        ctx.rows = slice(rank() * len(tensor), (rank() + 1) * len(tensor))
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[ctx.rows]
+
+
+def gather(features):
+    """A dict of tensors (b, ...) of this process -> the same of all processes (n·b, ...), with the true gradient.
+
+    The second axis (words, visual tokens) may differ between processes: it is padded to the longest, vectors
+    (b, N, d) with copies of their first one, which is valid and so wins no max that it did not win before,
+    weights and masks (b, N) with zeros.
+    """
+    if not dist.is_initialized():
+        return features
+    names = sorted(features)
+    lengths = torch.tensor([features[name].shape[1] if features[name].ndim > 1 else 0 for name in names])
+    lengths = lengths.to(features[names[0]].device)
+    dist.all_reduce(lengths, op=dist.ReduceOp.MAX)
+    gathered = {}
+    for name, length in zip(names, lengths.tolist(), strict=True):
+        tensor = features[name]
+        lacking = length - tensor.shape[1] if tensor.ndim > 1 else 0
+        if lacking and tensor.ndim == 3:
+            tensor = torch.cat([tensor, tensor[:, :1].expand(-1, lacking, -1)], dim=1)
+        elif lacking:
+            tensor = F.pad(tensor, (0, lacking))
+        if tensor.dtype == torch.bool:
+            gathered[name] = _Gather.apply(tensor.to(torch.uint8)).bool()
+        else:
+            gathered[name] = _Gather.apply(tensor)
+    return gathered
+
+
+def data_parallel(module, device):
+    """Wrap a module so that gradients are averaged over the processes."""
+    if not dist.is_initialized():
+        return module
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)

@@ -1,0 +1,58 @@
+"""Parameter groups, and the learning rate's warm-up and cosine."""
+
+import math
+
+import torch
+
+
+def parameter_groups(model, lr, coef_lr, fusion_lr, weight_decay):
+    """AdamW's groups over the trainable parameters of an IEF model; each has `name` and its peak rate `peak_lr`.
+
+    CLIP's own parameters at lr * coef_lr, the weights of QI and QC at fusion_lr without decay, all others at lr. No
+    decay on biases, norms, the logit scale and θ.
+    """
+    rates = {"clip": lr * coef_lr, "new": lr, "fusion": fusion_lr}
+    groups = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        kind = "fusion" if name.startswith("fusion.") else "clip" if _is_clips_own(name) else "new"
+        decayed = parameter.ndim >= 2 and kind != "fusion"
+        key = f"{kind} {'decayed' if decayed else 'undecayed'}"
+        group = groups.setdefault(
+            key,
+            {
+                "name": key,
+                "peak_lr": rates[kind],
+                "weight_decay": weight_decay if decayed else 0.0,
+                "params": [],
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _is_clips_own(name):
+    return name.startswith("clip.") and ".neighbours." not in name
+
+
+def make_optimizer(groups):
+    """AdamW (Loshchilov & Hutter 2019) with CLIP's betas, the fused kernel where the device has one."""
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    return torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98), eps=1e-6, fused=devices <= {"cpu", "cuda"})
+
+
+def set_learning_rate(optimizer, step, total_steps, warmup_proportion):
+    """Each group's rate for optimisation step `step` (0-based): linear warm-up to its peak, then cosine to 0."""
+    factor = warmup_then_cosine(step, total_steps, warmup_proportion)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def warmup_then_cosine(step, total_steps, warmup_proportion):
+    """The factor of the peak rate at `step` of `total_steps`, in (0, 1]."""
+    warmup = round(total_steps * warmup_proportion)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    return 0.5 * (1 + math.cos(math.pi * progress))
