@@ -1,0 +1,188 @@
+"""--datatype and paths -> checked splits -> loaders."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from dataloaders.communities import COMMUNITIES, missing_data_message
+from dataloaders.meme_dataset import MemeDataset, RecordDataset, SplitData, collate, query_batch
+from dataloaders.meme_images import MemeImages
+from dataloaders.meme_records import Split, read_splits, texts
+from dataloaders.token_table import TokenTable
+from util import InputError
+
+SHOWN = 20  # of many bad images, as many are named in full
+
+
+def csv_paths(args, names):
+    """{split: path} of the splits' CSVs; InputError which says what to put where, if one is missing."""
+    community = COMMUNITIES[args.datatype]
+    if args.data_path is None:
+        raise InputError(f"--data_path is not given. {missing_data_message(community, '<data_path>')}")
+    given = {"train": args.train_csv, "val": args.val_csv, "test": args.test_csv}
+    paths = {name: Path(given[name] or Path(args.data_path) / f"{name}.csv") for name in names}
+    for path in paths.values():
+        if not path.is_file():
+            raise InputError(missing_data_message(community, path))
+    return paths
+
+
+def existing_splits(args, wanted):
+    """Of the wanted splits those whose CSV is there; the last one has to be."""
+    present = []
+    for name in wanted[:-1]:
+        try:
+            present += csv_paths(args, [name])
+        except InputError:
+            continue
+    return (*present, *csv_paths(args, wanted[-1:]))
+
+
+def features_folder(args):
+    return Path(args.features_path or Path(args.data_path) / "images")
+
+
+def read_community(args, names, captions_needed):
+    """The splits called `names`: ({name: Split}, lines to tell the user). All bad rows raise one InputError."""
+    folder = features_folder(args)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of images (--features_path, default <data_path>/images)")
+    needed = captions_needed and args.caption_source != "text"
+    splits, notes = read_splits(csv_paths(args, names), folder, read_captions=needed)
+    if captions_needed:
+        for name, split in splits.items():
+            if not any(texts(meme, args.caption_source) for meme in split.memes):
+                raise InputError(f"{name} split: no meme has a caption (--caption_source {args.caption_source})")
+    return splits, notes
+
+
+def check_images(args, splits, image_size, progress):
+    """Decode all the splits' images once: (MemeImages, splits without bad ones, lines to tell the user).
+
+    Raises InputError that names the bad images, unless --skip_bad_images.
+    """
+    settings = {
+        "size": image_size,
+        "resize_mode": args.resize,
+        "max_frames": args.max_frames,
+        "slice_framepos": args.slice_framepos,
+    }
+    images = MemeImages(features_folder(args), settings)
+    paths = list(dict.fromkeys(meme.image for split in splits.values() for meme in split.memes))
+    bad = images.check(paths, args.image_cache_gb * 2**30, progress)
+    if not bad:
+        return images, splits, []
+    shown = "\n  ".join(list(bad.values())[:SHOWN])
+    more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    if not args.skip_bad_images:
+        raise InputError(
+            f"{len(bad)} of {len(paths)} images cannot be used (--skip_bad_images leaves their records out):\n  "
+            f"{shown}{more}"
+        )
+    kept = {name: without_images(split, bad) for name, split in splits.items()}
+    lost = {name: len(splits[name]) - len(kept[name]) for name in splits}
+    lines = [f"--skip_bad_images: {len(bad)} images cannot be used; records left out: {lost}\n  {shown}{more}"]
+    return images, kept, lines
+
+
+def without_images(split, bad):
+    """The split without the records whose image is in `bad`; InputError where nothing is left."""
+    keep = np.array([split.memes[meme].image not in bad for meme in split.record_meme])
+    if not keep.any():
+        raise InputError(f"{split.name} split: no record is left without the images that cannot be used")
+    topics, record_topic = np.unique(split.record_topic[keep], return_inverse=True)
+    memes, record_meme = np.unique(split.record_meme[keep], return_inverse=True)
+    return Split(
+        name=split.name,
+        topic_ids=[split.topic_ids[t] for t in topics],
+        queries=[split.queries[t] for t in topics],
+        memes=[split.memes[m] for m in memes],
+        record_topic=record_topic.astype(np.int64),
+        record_meme=record_meme.astype(np.int64),
+    )
+
+
+def tokenise(args, split, tokenizer, emotion_index, images, captions_needed):
+    """A split -> SplitData, and counts for the run's record: texts cut, captions left out, unknown emotions."""
+    from modules.emotion_encoder import emotion_ids
+
+    captions = offsets = None
+    counts = {
+        "topics": len(split.queries),
+        "memes": len(split.memes),
+        "records": len(split),
+        "memes per topic": round(len(split) / len(split.queries), 2),
+    }
+    queries = TokenTable(split.queries, tokenizer, args.max_words)
+    counts["queries cut"] = queries.counts()
+    if captions_needed:
+        all_captions = [texts(meme, args.caption_source) for meme in split.memes]
+        kept = [texts_of_one[: args.max_captions] for texts_of_one in all_captions]
+        offsets = np.concatenate([[0], np.cumsum([len(group) for group in kept])])
+        captions = TokenTable([text for group in kept for text in group], tokenizer, args.max_caption_words)
+        counts["captions cut"] = captions.counts()
+        counts["captions left out (--max_captions)"] = sum(map(len, all_captions)) - len(captions)
+    emotions = [emotion_ids(meme.emotions, emotion_index) for meme in split.memes]
+    unknown = sorted({word for meme in split.memes for word in meme.emotions} - emotion_index.keys())
+    counts["memes without emotions"] = sum(not meme.emotions for meme in split.memes)
+    counts["emotions outside the vocabulary"] = unknown
+    return SplitData(split, queries, captions, offsets, emotions, images), counts
+
+
+def count_lines(counts, emotions_are_read):
+    """The counts of `tokenise` as lines for the log."""
+    lines = []
+    for name, of_split in counts.items():
+        lines.append(f"{name}: {of_split['records']} records, {of_split['topics']} topics, {of_split['memes']} memes")
+        for kind in ("queries", "captions"):
+            cut = of_split.get(f"{kind} cut")
+            if cut and cut["cut"]:
+                lines.append(
+                    f"  {cut['cut']} of {cut['texts']} {kind} are longer than {cut['limit']} tokens and lose their "
+                    f"end: {cut['tokens lost']} tokens in all, at most {cut['most lost by one']} in one"
+                )
+        if left_out := of_split.get("captions left out (--max_captions)"):
+            lines.append(f"  {left_out} captions beyond --max_captions are left out")
+        if emotions_are_read and (unknown := of_split["emotions outside the vocabulary"]):
+            lines.append(f"  {len(unknown)} emotion words are not in the train split, read as unknown: {unknown[:20]}")
+    return lines
+
+
+def train_loader(args, data, plan, rank, first_step, last_step, pin_memory):
+    """This process's batches of the optimisation steps [first_step, last_step), decoded off the training thread."""
+    return DataLoader(
+        RecordDataset(data, args.seed, args.caption_augmentation),
+        batch_sampler=list(plan.shares(rank, first_step, last_step)),
+        collate_fn=collate,
+        num_workers=_workers(args, data),
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # its own: making a loader must not move the run's random state
+    )
+
+
+def meme_loader(args, data, batches, pin_memory):
+    """Batches of memes; `batches`: lists of meme indices."""
+    return DataLoader(
+        MemeDataset(data),
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=_workers(args, data),
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # its own: making a loader must not move the run's random state
+    )
+
+
+def query_batches(data, batch_size):
+    """All queries of a split, in order, as batches."""
+    for start in range(0, len(data.queries), batch_size):
+        topics = list(range(start, min(start + batch_size, len(data.queries))))
+        yield query_batch([data.queries[topic] for topic in topics], topics)
+
+
+def _workers(args, data):
+    """Loader processes; none where nothing is left to decode."""
+    if data.images is None or data.images.all_kept(meme.image for meme in data.split.memes):
+        return 0
+    return args.num_thread_reader

@@ -1,0 +1,63 @@
+"""The images of a community: checked before training starts, and kept decoded where they fit into memory."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from dataloaders.image_transform import ImageError, load_image
+
+
+class MemeImages:
+    """`images[path] -> (F, 3, size, size) uint8` for paths relative to `folder`.
+
+    `settings`: size, resize_mode, max_frames, slice_framepos of `image_transform.load_image`.
+    """
+
+    def __init__(self, folder, settings):
+        self.folder = Path(folder)
+        self.settings = settings
+        self.kept = {}  # path -> frames
+
+    def __getitem__(self, path):
+        frames = self.kept.get(path)
+        return load_image(self.folder / path, **self.settings) if frames is None else frames
+
+    def check(self, paths, keep_bytes, progress=True):
+        """Decode every image once; {path: why not} of those that cannot be.
+
+        The decoded images are kept, so that no epoch decodes again, unless they come to more than `keep_bytes`.
+        """
+        bad, total = {}, 0
+        self.kept = {}
+        bar = tqdm(total=len(paths), desc="checking images", unit="img", disable=not progress)
+        with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
+            for path, frames in zip(paths, pool.map(self._load_or_reason, paths), strict=True):
+                bar.update()
+                if isinstance(frames, str):
+                    bad[path] = frames
+                    continue
+                total += frames.numel()
+                if total <= keep_bytes:
+                    self.kept[path] = frames
+                else:
+                    self.kept.clear()
+        return bad
+
+    def all_kept(self, paths):
+        return all(path in self.kept for path in paths)
+
+    def _load_or_reason(self, path):
+        try:
+            return load_image(self.folder / path, **self.settings)
+        except ImageError as error:
+            return str(error)
+
+
+def stack_frames(images):
+    """Frames (F_i, 3, H, W) of B memes -> all frames (ΣF, 3, H, W) and frame mask (B, max F)."""
+    counts = torch.tensor([len(frames) for frames in images])
+    mask = torch.arange(int(counts.max())) < counts[:, None]
+    return torch.cat(images), mask

@@ -1,0 +1,162 @@
+"""Train and evaluate IEF. `python main_task_retrieval.py --help` lists the flags, docs/MODEL.md what they mean."""
+
+import sys
+import time
+from pathlib import Path
+
+from modules.arguments import parse_arguments
+from util import InputError, make_logger, set_seed
+
+
+def main(argv=None):
+    args, given = parse_arguments(argv)
+    from modules import distributed
+
+    device = distributed.setup(args.device or default_device())
+    try:
+        run(args, given, device)
+    except InputError as error:
+        if distributed.is_first_here():
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"stopped; go on with --resume_model {Path(args.output_dir) / 'checkpoint_last.pt'}",
+            file=sys.stderr,
+        )
+        return 130
+    finally:
+        distributed.tear_down()
+    return 0
+
+
+def default_device():
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def run(args, given, device):
+    """Read and check the data, build the model, train it or load it, score the test split, write metrics.json."""
+    from modules import checkpoint, distributed, run_record
+
+    started = time.monotonic()
+    saved_path = args.resume_model or args.init_model
+    saved = checkpoint.load(saved_path) if saved_path else None
+    if args.init_model:
+        checkpoint.adopt_arguments(args, given, saved, saved_path)
+    if args.do_train:
+        complete_arguments(args)
+    if distributed.is_main():
+        run_record.prepare_output_dir(args)
+        run_record.write_args(args)
+    distributed.barrier()
+    logger = make_logger(log_file(args), quiet=not distributed.is_main())
+    logger.info(run_record.command_line())
+    set_seed(args.seed)
+
+    data, counts, model = prepare(args, device, saved, logger)
+    trainer = None
+    if args.do_train:
+        trainer = train(args, data, model, device, saved, logger)
+    evaluate(args, data, counts, model, device, logger, trainer, started)
+
+
+def log_file(args):
+    from modules import distributed
+
+    return Path(args.output_dir) / "log.txt" if distributed.is_main() else None
+
+
+def complete_arguments(args):
+    """Derive what the flags leave open, so that args.json says what was used."""
+    from modules.build_model import starts_from_scratch
+
+    if args.coef_lr is None:
+        args.coef_lr = 1.0 if starts_from_scratch(args) else 1e-3
+
+
+def prepare(args, device, saved, logger):
+    """Data and model: ({split name: SplitData}, counts for the record, IEF on the device)."""
+    from dataloaders.image_transform import normalise
+
+    from dataloaders import data_dataloaders as loaders
+    from dataloaders.meme_records import emotion_vocabulary
+    from modules import distributed
+    from modules.build_model import build_model, emotion_encoder_name, reads_captions
+    from modules.tokenizer import Tokenizer
+
+    names = ("train", "val", "test") if args.do_train else loaders.existing_splits(args, ("val", "test"))
+    captions_needed = reads_captions(args)
+    splits, lines = loaders.read_community(args, names, captions_needed)
+    words = emotion_vocabulary(splits["train"]) if args.do_train else []
+    tokenizer = Tokenizer()
+    model, weights, notes = build_model(args, words, tokenizer, normalise, saved)
+    sizes, images = model.clip.sizes, None
+    if args.branches != "qc":
+        images, splits, more = loaders.check_images(args, splits, sizes.image_size, distributed.is_main())
+        lines += more
+    for name, limit in (("max_words", args.max_words), ("max_caption_words", args.max_caption_words)):
+        if limit > sizes.context_length:
+            raise InputError(f"--{name} {limit} is more than CLIP's context of {sizes.context_length} tokens")
+    emotions = model.emotion_vectors.index_of if model.emotion_vectors is not None else {}
+    data, counts = {}, {}
+    for name, split in splits.items():
+        data[name], counts[name] = loaders.tokenise(args, split, tokenizer, emotions, images, captions_needed)
+    for line in [*lines, *notes, *loaders.count_lines(counts, model.emotion_vectors is not None)]:
+        logger.info(line)
+    logger.info(describe_model(args, model, weights, saved))
+    if model.emotion_vectors is not None:
+        logger.info(f"emotions: {len(model.emotion_vectors.words)} words, encoder {emotion_encoder_name(args)}")
+    return data, counts, model.to(device)
+
+
+def describe_model(args, model, weights, saved):
+    """One line: where CLIP's weights come from, and how large the model is."""
+    from modules.clip_encoder import published_note
+
+    source = "weights from a checkpoint" if saved else "from scratch" if weights is None else published_note(weights)
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    return f"CLIP {args.pretrained_clip_name}: {source}; the model has {parameters:.1f} million parameters"
+
+
+def train(args, data, model, device, saved, logger):
+    """All stages of --co_train; afterwards the model holds the best checkpoint's weights. Returns the Trainer."""
+    from modules import checkpoint, distributed
+    from modules.train_loop import Trainer, stages
+
+    trainer = Trainer(args, model, data["train"], data["val"], device, logger)
+    if args.resume_model:
+        checkpoint.check_resumable(args.resume_model, saved, args, len(data["train"].split))
+        trainer.resume(saved)
+    pieces = args.gradient_accumulation_steps
+    if pieces > 1:
+        logger.info(f"the loss sees {args.batch_size // pieces} records at a time: {pieces} pieces make a batch")
+    logger.info(
+        f"{distributed.world_size()} process(es) on {device.type}; {trainer.plan.steps_per_epoch} steps an epoch; "
+        f"lr {args.lr:g}, CLIP's own {args.lr * args.coef_lr:g} (coef_lr {args.coef_lr:g})"
+    )
+    for index, stage in enumerate(stages(args)):
+        if index < trainer.progress.stage:
+            continue
+        if trainer.run_stage(index, stage):
+            trainer.load_best()
+        trainer.next_stage()
+    return trainer
+
+
+def evaluate(args, data, counts, model, device, logger, trainer, started):
+    """Choose α on val where that is asked for, score the test split once, print the table, write metrics.json."""
+    from modules import distributed, report
+
+    val_alpha = None
+    if "val" in data and model.fusion is not None:
+        val_alpha = report.choose_alpha(args, model, data["val"], device, logger, trainer)
+    results = report.score_test(args, model, data["test"], device, val_alpha)
+    if distributed.is_main():
+        report.write(args, model, counts, results, val_alpha, device, logger, trainer, time.monotonic() - started)
+    distributed.barrier()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,362 @@
+"""The command line of main_task_retrieval.py. Defaults are the project's; where one departs from the published
+recipe its help says so. Nothing heavy is imported here, so that `--help` answers at once.
+"""
+
+import argparse
+
+from util import InputError
+
+SLUGS = (
+    "douban_memers",
+    "english_memes",
+    "nobody_gets_my_memes",
+    "humans_love_memes",
+    "recent_popular_memes",
+    "lets_exchange_memes",
+    "demo",
+    "custom",
+)
+
+TRAINING_ONLY = {
+    "epochs",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "lr",
+    "coef_lr",
+    "fusion_lr",
+    "weight_decay",
+    "warmup_proportion",
+    "max_grad_norm",
+    "n_display",
+    "save_steps",
+    "freeze_layer_num",
+    "co_train",
+    "loss_weights",
+    "positives",
+    "cdcr_lambda",
+    "caption_augmentation",
+    "select_metric",
+}
+
+
+def positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return value
+
+
+def share(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
+    return value
+
+
+def non_negative(text):
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
+    return value
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Each help text ends with the default, where there is one to tell."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False, argparse.SUPPRESS):
+            return action.help
+        return f"{action.help or ''} (default: %(default)s)".strip()
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        prog="main_task_retrieval.py",
+        description="Train and evaluate IEF. Starts as a plain command or under torchrun.",
+        formatter_class=_Formatter,
+    )
+    _add_task(parser)
+    _add_data(parser)
+    _add_clip(parser)
+    _add_emotions(parser)
+    _add_image_similarity(parser)
+    _add_captions(parser)
+    _add_fusion_and_loss(parser)
+    _add_training(parser)
+    _add_evaluation(parser)
+    return parser
+
+
+def _add_task(parser):
+    group = parser.add_argument_group("task")
+    group.add_argument("--do_train", action="store_true", help="train, choose the best epoch on val, score test once")
+    group.add_argument("--do_eval", action="store_true", help="score the test split with --init_model")
+    group.add_argument("--output_dir", required=True, metavar="DIR", help="where the run writes everything")
+    group.add_argument("--overwrite", action="store_true", help="start anew in an --output_dir that holds a run")
+    group.add_argument("--init_model", metavar="FILE", help="checkpoint whose model is the start, or is evaluated")
+    group.add_argument("--resume_model", metavar="FILE", help="checkpoint_last.pt of an interrupted run to go on with")
+    group.add_argument("--seed", type=int, default=0, help="of weights, batches, dropout and intervals")
+    group.add_argument("--device", help="cpu or cuda; the default is cuda where there is one")
+
+
+def _add_data(parser):
+    group = parser.add_argument_group("data (docs/DATA.md)")
+    group.add_argument("--datatype", choices=SLUGS, default="custom", help="which community it is")
+    group.add_argument("--data_path", metavar="DIR", help="folder with train.csv, val.csv, test.csv")
+    for split in ("train", "val", "test"):
+        group.add_argument(f"--{split}_csv", metavar="FILE", help=f"instead of <data_path>/{split}.csv")
+    group.add_argument("--features_path", metavar="DIR", help="folder of the images, instead of <data_path>/images")
+    group.add_argument("--skip_bad_images", action="store_true", help="leave out records whose image is unusable")
+    group.add_argument("--max_words", type=positive_int, default=32, help="tokens of a query, start and end included")
+    group.add_argument("--max_caption_words", type=positive_int, default=77, help="tokens of a caption")
+    group.add_argument("--max_captions", type=positive_int, default=30, help="captions of a meme; more: the first")
+    group.add_argument("--max_frames", type=positive_int, default=6, help="frames of an animated meme")
+    group.add_argument(
+        "--slice_framepos", type=int, choices=(0, 1, 2), default=2, help="frames from head, tail, or uniform"
+    )
+    group.add_argument(
+        "--resize",
+        choices=("crop", "pad", "squash"),
+        default="crop",
+        help="crop is CLIP's; text stands at edges",
+    )
+    group.add_argument("--num_thread_reader", type=int, default=2, help="loader processes of each process")
+    group.add_argument(
+        "--image_cache_gb",
+        type=non_negative,
+        default=1.0,
+        help="keep all decoded images in memory up to this",
+    )
+
+
+def _add_clip(parser):
+    group = parser.add_argument_group("CLIP")
+    group.add_argument(
+        "--pretrained_clip_name",
+        default="ViT-B/32",
+        help="ViT-B/32, ViT-B/16, ViT-L/14 (files in modules/), ViT-tiny/8 (from scratch), or a weights file",
+    )
+    group.add_argument("--linear_patch", choices=("2d", "3d"), default="2d", help="3d mixes neighbouring frames")
+    group.add_argument(
+        "--freeze_layer_num",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="-1 freezes nothing; N: CLIP's embeddings and first N blocks of both towers",
+    )
+    group.add_argument("--visual_tokens", choices=("cls", "patch"), default="cls", help="what QI compares words with")
+
+
+def _add_emotions(parser):
+    group = parser.add_argument_group("emotions")
+    group.add_argument(
+        "--emotion_encoder",
+        choices=("bert", "clip", "learned"),
+        help="words to vectors; the default is clip, from scratch learned (published: bert)",
+    )
+    group.add_argument("--bert_name", default="bert-base-uncased", help="Hugging Face name or folder")
+    group.add_argument(
+        "--emotion_fusion",
+        choices=("channel", "token", "none"),
+        default="channel",
+        help="a fourth image channel, one more token, or no emotions",
+    )
+
+
+def _add_image_similarity(parser):
+    group = parser.add_argument_group("QI: query and emotion-embedded image")
+    group.add_argument(
+        "--sim_header",
+        choices=("meanP", "seqLSTM", "seqTransf", "tightTransf"),
+        default="seqTransf",
+        help="aggregator over frames",
+    )
+    group.add_argument(
+        "--cross_num_hidden_layers", type=positive_int, default=4, help="layers of seqTransf and tightTransf"
+    )
+    group.add_argument("--interaction", choices=("dp", "ti", "wti"), default="wti", help="tokens to a score")
+    group.add_argument("--wti_arch", type=int, choices=(1, 2, 3), default=2, help="linear layers of WTI's weights")
+
+
+def _add_captions(parser):
+    group = parser.add_argument_group("captions and QC")
+    group.add_argument("--caption_source", choices=("caption", "text", "both"), default="caption")
+    group.add_argument(
+        "--caption_fusion",
+        choices=("co_attention", "none"),
+        default="co_attention",
+        help="visual tokens attend to the captions",
+    )
+    group.add_argument("--text_pool_type", choices=("transf_avg", "avg", "clip_top1", "weight_l"), default="transf_avg")
+    group.add_argument(
+        "--caption_augmentation",
+        action="store_true",
+        help="one caption per meme is a further query of the QI loss",
+    )
+
+
+def _add_fusion_and_loss(parser):
+    group = parser.add_argument_group("weights of QI and QC, and losses (docs/MODEL.md)")
+    group.add_argument("--branches", choices=("qi_qc", "qi", "qc"), default="qi_qc", help="what is built and trained")
+    group.add_argument(
+        "--fusion",
+        choices=("learned", "query", "fixed"),
+        default="learned",
+        help="score = A * QI + (1 - A) * QC with a learned A, one per query, or a constant (published: fixed)",
+    )
+    group.add_argument("--fusion_weight", type=share, default=0.5, metavar="A", help="with --fusion fixed")
+    group.add_argument(
+        "--co_train",
+        choices=("joint", "staged"),
+        default="joint",
+        help="all losses at once, or QI, then caption pooling, then the weight on val (published: staged)",
+    )
+    group.add_argument(
+        "--loss_weights", type=non_negative, nargs=3, default=[1.0, 1.0, 1.0], metavar=("FUSED", "QI", "QC")
+    )
+    group.add_argument(
+        "--positives",
+        choices=("topic", "instance"),
+        default="topic",
+        help="all memes of a query's topic in the batch, or the record's own (published: instance)",
+    )
+    group.add_argument("--cdcr_lambda", type=non_negative, default=0.0, help="channel decorrelation (DRL), 0 = off")
+
+
+def _add_training(parser):
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive_int, default=4)
+    group.add_argument(
+        "--batch_size",
+        type=positive_int,
+        default=128,
+        help="global: over all processes and accumulation steps",
+    )
+    group.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="the loss sees one piece")
+    group.add_argument("--lr", type=non_negative, default=1e-4, help="of the new parts")
+    group.add_argument(
+        "--coef_lr",
+        type=non_negative,
+        help="CLIP trains at lr * coef_lr; the default is 1e-3, from scratch 1 (the published script left it out: 1)",
+    )
+    group.add_argument("--fusion_lr", type=non_negative, default=1e-2, help="of the weights of QI and QC")
+    group.add_argument("--weight_decay", type=non_negative, default=0.2)
+    group.add_argument("--warmup_proportion", type=share, default=0.1, help="share of the steps, then cosine")
+    group.add_argument("--max_grad_norm", type=non_negative, default=1.0, help="of all parameters together")
+    group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of CLIP's towers")
+    group.add_argument("--n_display", type=positive_int, default=50, help="a line in the log every so many steps")
+    group.add_argument(
+        "--save_steps",
+        type=int,
+        default=0,
+        help="checkpoint_last.pt every so many steps; 0: at each epoch's end",
+    )
+
+
+def _add_evaluation(parser):
+    group = parser.add_argument_group("evaluation (docs/METRICS.md)")
+    group.add_argument("--batch_size_val", type=positive_int, default=128)
+    group.add_argument(
+        "--select_metric",
+        choices=("mAP", "nDCG@10", "R@1", "R@5", "R@10"),
+        default="mAP",
+        help="of query to meme on val, decides the best epoch",
+    )
+    group.add_argument("--rerank_top", type=positive_int, default=100, help="memes per query that tightTransf scores")
+    group.add_argument(
+        "--feature_cache_gb",
+        type=non_negative,
+        default=4.0,
+        help="memes' features above this go to disk, in half",
+    )
+    group.add_argument("--save_similarity", action="store_true", help="also write qi.npy, qc.npy, fused.npy")
+
+
+def parse_arguments(argv=None):
+    """The command line, checked: (namespace, names of the flags that were given).
+
+    A combination that makes no sense ends the program with a line that says why.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    given = given_flags(argv)
+    try:
+        check(args, given)
+    except InputError as error:
+        parser.error(str(error))
+    return args, given
+
+
+def given_flags(argv):
+    """The names of the flags that stand on the command line."""
+    parser = build_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return set(vars(parser.parse_args(argv)))
+
+
+def check(args, given):
+    """Raise InputError on a combination of flags that makes no sense; `given`: names of flags that were given."""
+
+    def refuse(condition, message):
+        if condition:
+            raise InputError(message)
+
+    def only_with(flag, condition, needed):
+        refuse(flag in given and not condition, f"--{flag} has no effect without {needed}")
+
+    refuse(args.do_train == args.do_eval, "give one of --do_train and --do_eval")
+    refuse(args.do_eval and not args.init_model, "--do_eval needs --init_model, the checkpoint to evaluate")
+    refuse(args.do_eval and args.resume_model, "--resume_model goes with --do_train")
+    for flag in sorted(given & TRAINING_ONLY):
+        refuse(args.do_eval, f"--{flag} has no effect with --do_eval")
+    refuse(args.init_model and args.resume_model, "--init_model and --resume_model exclude each other")
+    refuse(
+        args.resume_model and args.overwrite,
+        "--overwrite would delete the run that --resume_model goes on with",
+    )
+    refuse(args.save_steps < 0, f"--save_steps {args.save_steps} is negative")
+    refuse(args.num_thread_reader < 0, f"--num_thread_reader {args.num_thread_reader} is negative")
+    refuse(args.freeze_layer_num < -1, f"--freeze_layer_num {args.freeze_layer_num}: -1, 0 or more")
+    refuse(args.max_words < 3, "--max_words below 3 leaves no word between start and end token")
+    refuse(args.max_caption_words < 3, "--max_caption_words below 3 leaves no word between start and end token")
+    two = args.branches == "qi_qc"
+    image, caption = args.branches != "qc", args.branches != "qi"
+    captions_read = caption or args.caption_fusion != "none" or args.caption_augmentation
+    for flag in ("sim_header", "interaction", "emotion_fusion", "visual_tokens", "resize", "linear_patch"):
+        only_with(flag, image, "the branch qi")
+    only_with("caption_fusion", image, "the branch qi")
+    only_with("caption_augmentation", image, "the branch qi")
+    only_with("cdcr_lambda", image, "the branch qi")
+    only_with("text_pool_type", caption, "the branch qc")
+    for flag in ("fusion", "loss_weights", "fusion_lr"):
+        only_with(flag, two, "both branches (--branches qi_qc)")
+    for flag in ("caption_source", "max_caption_words", "max_captions"):
+        only_with(flag, captions_read, "anything that reads captions")
+    only_with("fusion_lr", args.fusion != "fixed", "--fusion learned or query")
+    only_with("fusion_weight", args.fusion == "fixed", "--fusion fixed")
+    only_with("bert_name", args.emotion_encoder == "bert", "--emotion_encoder bert")
+    only_with("emotion_encoder", args.emotion_fusion != "none", "--emotion_fusion channel or token")
+    only_with("wti_arch", args.interaction == "wti", "--interaction wti")
+    tight = args.sim_header == "tightTransf"
+    only_with("rerank_top", tight, "--sim_header tightTransf")
+    only_with("cross_num_hidden_layers", args.sim_header in ("seqTransf", "tightTransf"), "a transformer aggregator")
+    refuse(tight and "interaction" in given, "--sim_header tightTransf replaces --interaction")
+    refuse(tight and args.visual_tokens == "patch", "--sim_header tightTransf needs --visual_tokens cls")
+    if args.co_train == "staged":
+        refuse(not two, "--co_train staged trains both branches: it needs --branches qi_qc")
+        refuse(
+            args.fusion == "query",
+            "--fusion query is trained through the fused loss: it needs --co_train joint",
+        )
+        refuse(
+            "loss_weights" in given,
+            "--loss_weights belong to --co_train joint: staged trains one loss at a time",
+        )
+        refuse("fusion_lr" in given, "--fusion_lr belongs to --co_train joint: staged chooses the weight on val")
+    elif two:
+        refuse(not any(args.loss_weights), "--loss_weights: at least one must be above 0")
+        refuse(
+            args.fusion != "fixed" and not args.loss_weights[0],
+            f"--fusion {args.fusion} is trained through the fused loss, whose weight is 0",
+        )

@@ -1,0 +1,128 @@
+"""Checkpoints: one file of tensors and plain values, written whole or not at all, read with `weights_only=True`."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from modules import distributed
+from modules.clip_encoder import first_line
+from util import InputError, replaced_atomically
+
+FORMAT = 1
+NOT_CHECKED_ON_RESUME = {  # flags that may differ between a run and its resumption
+    "resume_model",
+    "init_model",
+    "output_dir",
+    "overwrite",
+    "data_path",
+    "train_csv",
+    "val_csv",
+    "test_csv",
+    "features_path",
+    "num_thread_reader",
+    "n_display",
+    "save_steps",
+    "image_cache_gb",
+    "feature_cache_gb",
+    "save_similarity",
+    "do_eval",
+    "device",
+}
+MODEL_FLAGS = {  # flags that make the model, whatever it is trained or evaluated on
+    "pretrained_clip_name",
+    "linear_patch",
+    "visual_tokens",
+    "emotion_encoder",
+    "emotion_fusion",
+    "sim_header",
+    "cross_num_hidden_layers",
+    "interaction",
+    "wti_arch",
+    "caption_fusion",
+    "text_pool_type",
+    "max_captions",
+    "max_frames",
+    "branches",
+    "fusion",
+}
+
+
+def model_state(model, args):
+    """What makes a model again without any other file."""
+    vectors = model.emotion_vectors
+    return {
+        "format": FORMAT,
+        "model": model.state_dict(),
+        "arguments": dict(vars(args)),
+        "clip_sizes": dataclasses.asdict(model.clip.sizes),
+        "emotion_words": vectors.words if vectors is not None else [],
+    }
+
+
+def save(path, state):
+    with replaced_atomically(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load(path):
+    """Read a checkpoint on the CPU; InputError where it is missing, damaged, or something else."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds, by where the file is damaged
+        raise InputError(f"{path}: cannot be read as a checkpoint: {first_line(error)}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = f"format {state.get('format')}" if isinstance(state, dict) else type(state).__name__
+        raise InputError(f"{path}: not a checkpoint of this program (found {found}, expected format {FORMAT})")
+    return state
+
+
+def random_states(device):
+    """This process's generators, as tensors."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_states(states, device):
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def check_resumable(path, state, args, records):
+    """InputError where resuming could not give the run that was not interrupted: says which flag, and how."""
+    if "optimizer" not in state:
+        raise InputError(f"{path}: holds a model only; resume from checkpoint_last.pt, or use --init_model")
+    processes = len(state["random_states"])
+    if processes != distributed.world_size():
+        raise InputError(
+            f"{path}: was written by {processes} process(es), this run has {distributed.world_size()}: resuming "
+            "takes the same number"
+        )
+    own = vars(args)
+    for name, old in state["arguments"].items():
+        if name not in NOT_CHECKED_ON_RESUME and name in own and own[name] != old:
+            raise InputError(f"{path}: was written with --{name} {old}, this run has {own[name]}")
+    if state["records"] != records:
+        raise InputError(f"{path}: the train split had {state['records']} records, now {records}")
+
+
+def adopt_arguments(args, given, state, path):
+    """Take over the checkpoint's flags, so that the model is built as it was trained.
+
+    Flags that were `given` on the command line stay, but those that make the model have to agree (InputError).
+    In training (--init_model) only the flags that make the model are taken over.
+    """
+    for name, old in state["arguments"].items():
+        if name in NOT_CHECKED_ON_RESUME | {"do_train", "datatype"} or not hasattr(args, name):
+            continue
+        if name in given:
+            if name in MODEL_FLAGS and getattr(args, name) != old:
+                raise InputError(f"{path}: the model was made with --{name} {old}, not {getattr(args, name)}")
+        elif args.do_eval or name in MODEL_FLAGS:
+            setattr(args, name, old)

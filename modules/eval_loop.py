@@ -1,0 +1,203 @@
+"""Encode each query and meme of a split once -> tiles of scores -> metrics.py."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import metrics
+from dataloaders.data_dataloaders import meme_loader, query_batches
+from modules import distributed
+from modules.feature_store import FeatureStore
+from util import replaced_atomically
+
+TILE_QUERIES, TILE_MEMES = 512, 8192
+CHUNK_ELEMENTS = 2**21  # of the words x memes product: it should stay in a processor's cache
+KEPT_BYTES = 2**30  # tiles of the first pass are kept up to here, else they are computed a second time
+
+
+def to_device(batch, device):
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+class EncodedSplit:
+    """A split's queries (a dict of tensors on the device) and memes (a FeatureStore), on the first process."""
+
+    def __init__(self, queries, memes, relevance):
+        self.queries = queries
+        self.memes = memes
+        self.relevance = relevance
+
+
+@torch.no_grad()
+def encode_split(model, data, args, device, progress=True):
+    """Encode a split, its memes shared out to all processes: EncodedSplit on the first process, else None."""
+    model.eval()
+    relevance = metrics.Relevance(
+        data.split.record_topic, data.split.record_meme, (len(data.queries), len(data.split.memes))
+    )
+    store = FeatureStore(args.feature_cache_gb)
+    rank, processes = distributed.rank(), distributed.world_size()
+    number = len(data.split.memes)
+    share = max(1, min(args.batch_size_val, number) // processes)
+    # every process takes part in every round: the last one is filled up with copies of the last meme
+    rounds = [np.arange(start, start + share * processes) for start in range(0, number, share * processes)]
+    batches = [np.minimum(memes, number - 1)[rank * share : (rank + 1) * share].tolist() for memes in rounds]
+    loader = meme_loader(args, data, batches, pin_memory=device.type == "cuda")
+    bar = tqdm(loader, desc=f"encoding {data.split.name}", unit="batch", leave=False, disable=not progress)
+    for memes, batch in zip(rounds, bar, strict=True):
+        features = model.encode_memes(to_device(batch, device))
+        features = {name: tensor for name, tensor in features.items() if not name.startswith("drawn_")}
+        features = distributed.gather(features)
+        if distributed.is_main():
+            real = int((memes < number).sum())
+            features = {name: tensor[:real] for name, tensor in features.items()}
+            weight = features.get("token_weight")
+            valid = torch.ones(real, dtype=torch.long) if weight is None else (weight > 0).sum(dim=1).cpu()
+            store.append(features, valid.to(device))
+    if not distributed.is_main():
+        return None
+    store.finish()
+    return EncodedSplit(_encode_queries(model, data, args, device), store, relevance)
+
+
+def _encode_queries(model, data, args, device):
+    encoded = []
+    for batch in query_batches(data, args.batch_size_val):
+        encoded.append(model.encode_queries(*(batch[name].to(device) for name in ("query_ids", "query_mask"))))
+    longest = max(features["words"].shape[1] for features in encoded) if "words" in encoded[0] else 0
+    joined = {}
+    for name in encoded[0]:
+        parts = [features[name] for features in encoded]
+        if name == "words":
+            parts = [torch.cat([p, p[:, :1].expand(-1, longest - p.shape[1], -1)], dim=1) for p in parts]
+        elif name == "word_weight":
+            parts = [torch.nn.functional.pad(p, (0, longest - p.shape[1])) for p in parts]
+        joined[name] = torch.cat(parts)
+    return joined
+
+
+@torch.no_grad()
+def score_tile(model, encoded, rows, memes, rerank_top):
+    """Scores of the queries `rows` (slice) and the memes (index array): {name: (R, len(memes)) float32 array}."""
+    queries = {name: tensor[rows] for name, tensor in encoded.queries.items()}
+    reference = queries["sentence"]
+    if hasattr(model.image_similarity, "rerank"):
+        return _reranked_tile(model, encoded, queries, memes, rerank_top)
+    tile = {}
+    for group in encoded.memes.groups(memes):
+        features = encoded.memes.read(group, reference.device, reference.dtype)
+        words = queries["words"].shape[1] if "words" in queries else 1
+        tokens = features["tokens"].shape[1] if "tokens" in features else 1
+        chunk = max(1, CHUNK_ELEMENTS // (words * tokens * len(group)))
+        columns = np.searchsorted(memes, group)
+        for start in range(0, len(reference), chunk):
+            some = {name: tensor[start : start + chunk] for name, tensor in queries.items()}
+            for name, scores in model.similarities(some, features).items():
+                out = tile.setdefault(name, np.empty((len(reference), len(memes)), np.float32))
+                out[start : start + chunk, columns] = scores.float().cpu().numpy()
+    return tile
+
+
+def _reranked_tile(model, encoded, queries, memes, top):
+    features = encoded.memes.read(memes, queries["sentence"].device, queries["sentence"].dtype)
+    scores = {"qi": model.image_similarity.rerank(queries, features, top)}
+    if model.fusion is not None:
+        scores["qc"] = queries["sentence"] @ features["caption"].T
+        scores["fused"] = model.fusion(scores["qi"], scores["qc"], queries["sentence"])
+    else:
+        scores["fused"] = scores["qi"]
+    return {name: tensor.float().cpu().numpy() for name, tensor in scores.items()}
+
+
+def tiles(model, encoded, args):
+    """The places of the tiles: (rows, columns) slices. A cross encoder needs whole rows."""
+    queries, memes = encoded.relevance.shape
+    high, wide = TILE_QUERIES, TILE_MEMES
+    if hasattr(model.image_similarity, "rerank"):
+        high, wide = 64, memes
+    for column in range(0, memes, wide):
+        for row in range(0, queries, high):
+            yield slice(row, min(row + high, queries)), slice(column, min(column + wide, memes))
+
+
+def rank_split(model, encoded, args, val_alpha=None, save_to=None, progress=True):
+    """{score name: (query->meme ranks, meme->query ranks)} of an encoded split, in bounded memory.
+
+    val_alpha: also the fixed fusion with this weight, as `fused_val_alpha`. save_to: a folder for the matrices as
+    .npy files, written as they are computed and renamed when whole.
+    """
+    counters, kept, kept_bytes = {}, {}, 0
+    places = list(tiles(model, encoded, args))
+    with contextlib.ExitStack() as stack:
+        saved = {}
+        for turn in ("observe", "count"):
+            bar = tqdm(places, desc=f"scoring, pass {turn}", unit="tile", leave=False, disable=not progress)
+            for number, (rows, columns) in enumerate(bar):
+                tile = kept.get(number)
+                if tile is None:
+                    memes = np.arange(columns.start, columns.stop)
+                    tile = score_tile(model, encoded, rows, memes, args.rerank_top)
+                    if val_alpha is not None and {"qi", "qc"} <= tile.keys():
+                        tile["fused_val_alpha"] = val_alpha * tile["qi"] + (1 - val_alpha) * tile["qc"]
+                    size = sum(scores.nbytes for scores in tile.values())
+                    if turn == "observe" and kept_bytes + size <= KEPT_BYTES:
+                        kept[number] = tile
+                        kept_bytes += size
+                for name, scores in tile.items():
+                    counter = counters.setdefault(name, metrics.RankCounter(encoded.relevance))
+                    getattr(counter, turn)(rows, columns, scores)
+                    if save_to is not None and turn == "observe" and name != "fused_val_alpha":
+                        if name not in saved:
+                            saved[name] = _open_matrix(stack, save_to, name, encoded.relevance.shape)
+                        saved[name][rows, columns] = scores
+        for matrix in saved.values():
+            matrix.flush()
+    if save_to is not None:
+        encoded.relevance.save(Path(save_to) / "relevance.npz")
+    return {name: counter.ranks() for name, counter in counters.items()}
+
+
+def _open_matrix(stack, folder, name, shape):
+    temporary = stack.enter_context(replaced_atomically(Path(folder) / f"{name}.npy"))
+    return np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+
+
+def summarise(ranks, relevance, seed, intervals=True):
+    """Ranks of `rank_split` -> {score: {direction: {"metrics": ..., "intervals": ...}}}."""
+    queries, memes = relevance.shape
+    result = {}
+    for name, (by_query, by_meme) in ranks.items():
+        directions = {
+            "query_to_meme": (by_query, relevance.query, queries, memes),
+            "meme_to_query": (by_meme, relevance.meme, memes, queries),
+        }
+        result[name] = {}
+        for direction, arguments in directions.items():
+            names, values = metrics.per_query_metrics(*arguments)
+            entry = {"metrics": metrics.average(names, values)}
+            if intervals:
+                entry["intervals"] = metrics.bootstrap_intervals(names, values, seed=seed)
+            result[name][direction] = entry
+    return result
+
+
+def grid_alpha(model, encoded, args):
+    """The α which a grid on this split would choose, by mAP: (α, mAP), from the QI and QC scores."""
+    shape = encoded.relevance.shape
+    qi, qc = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    for rows, columns in tiles(model, encoded, args):
+        tile = score_tile(model, encoded, rows, np.arange(columns.start, columns.stop), args.rerank_top)
+        qi[rows, columns], qc[rows, columns] = tile["qi"], tile["qc"]
+    return metrics.fit_weight(qi, qc, encoded.relevance)
+
+
+@torch.no_grad()
+def alpha_summary(model, encoded):
+    """The learned α: {"mean", "min", "max"} over the split's queries, None where there is one branch only."""
+    if model.fusion is None:
+        return None
+    alpha = model.fusion.alpha(encoded.queries["sentence"]).double()
+    return {"mean": alpha.mean().item(), "min": alpha.min().item(), "max": alpha.max().item()}

@@ -1,0 +1,87 @@
+"""The memes' features of a whole gallery, computed once and kept where they fit: in memory, or on disk."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class FeatureStore:
+    """Append batches of features in the gallery's order, `finish`, then read memes by slice.
+
+    A feature is (b, d), or (b, V, d) and (b, V) with V differing between batches: rows are stored without the
+    padding of their batch. Above `limit_gb` the features go, in half precision, to temporary files which are
+    mapped into memory and vanish with this object.
+    """
+
+    def __init__(self, limit_gb):
+        self.limit = limit_gb * 2**30
+        self.parts = {}
+        self.lengths = []
+        self.bytes = 0
+        self.folder = None  # where the files are, once there are any
+
+    def append(self, features, valid):
+        """Add b memes; valid (b,): how many of a meme's V tokens are real (its weights' other entries are 0)."""
+        self.lengths += valid.tolist()
+        keep = torch.arange(int(valid.max()), device=valid.device) < valid[:, None]
+        for name, tensor in features.items():
+            if self._is_per_token(name):
+                tensor = tensor[:, : keep.shape[1]][keep]
+            part = tensor.cpu().numpy()
+            self.bytes += part.nbytes
+            self.parts.setdefault(name, []).append(part)
+        if self.folder is not None or self.bytes > self.limit:
+            self._spill()
+
+    def finish(self):
+        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        if self.folder is None:
+            self.arrays = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        else:
+            self.arrays = {
+                name: np.memmap(self._file(name), np.float16, "r").reshape(-1, *self.widths[name])
+                for name in self.parts
+            }
+        self.parts = None
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def read(self, memes, device, dtype):
+        """Features of the memes with the given indices (array), padded to the most tokens among them."""
+        lengths = np.asarray(self.lengths)[memes]
+        place = self.offsets[memes][:, None] + np.arange(lengths.max())
+        valid = np.arange(lengths.max()) < lengths[:, None]
+        place = np.where(valid, place, self.offsets[memes][:, None])  # padding: a copy of the meme's first token
+        features = {}
+        for name, array in self.arrays.items():
+            rows = array[place] if self._is_per_token(name) else array[memes]
+            tensor = torch.from_numpy(np.ascontiguousarray(rows)).to(device, dtype)
+            if name.endswith("_weight"):
+                tensor = tensor * torch.from_numpy(valid).to(device)
+            features[name] = tensor
+        return features
+
+    def groups(self, memes):
+        """The memes split by whether they have one token or more: stills need not be padded to animations."""
+        single = np.asarray(self.lengths)[memes] == 1
+        return [group for group in (memes[single], memes[~single]) if len(group)]
+
+    @staticmethod
+    def _is_per_token(name):
+        return name.startswith("token")
+
+    def _file(self, name):
+        return Path(self.folder.name) / name
+
+    def _spill(self):
+        if self.folder is None:
+            self.folder = tempfile.TemporaryDirectory(prefix="ief-features-")
+            self.widths = {name: parts[0].shape[1:] for name, parts in self.parts.items()}
+        for name, parts in self.parts.items():
+            with open(self._file(name), "ab") as file:
+                for part in parts:
+                    part.astype(np.float16).tofile(file)
+            parts.clear()

@@ -1,0 +1,105 @@
+"""The end of a run: α by a grid on val, the test split scored once, the table, metrics.json."""
+
+from pathlib import Path
+
+import metrics
+from modules import checkpoint, distributed, run_record
+from modules.eval_loop import alpha_summary, encode_split, grid_alpha, rank_split, summarise
+from util import write_json
+
+
+def choose_alpha(args, model, data, device, logger, trainer):
+    """The α that a grid on val would choose: {"alpha", "val_mAP"}, the same in every process.
+
+    In staged training it becomes the model's own (step 3 of the recipe), also in checkpoint_best.pt, unless --fusion
+    is fixed.
+    """
+    encoded = encode_split(model, data, args, device, distributed.is_main())
+    chosen = None
+    if distributed.is_main():
+        alpha, value = grid_alpha(model, encoded, args)
+        chosen = {"alpha": alpha, "val_mAP": value}
+    chosen = distributed.from_main(chosen)
+    if trainer is not None and args.co_train == "staged" and args.fusion == "learned":
+        model.fusion.choose(chosen["alpha"])
+        logger.info(f"staged training, step 3: α = {chosen['alpha']:.2f} has the best mAP on val")
+        if distributed.is_main():
+            path = Path(args.output_dir) / "checkpoint_best.pt"
+            state = checkpoint.load(path)
+            checkpoint.save(path, state | checkpoint.model_state(model, args))
+    return chosen
+
+
+def score_test(args, model, data, device, val_alpha):
+    """Everything that is measured on the test split; None but in the first process."""
+    encoded = encode_split(model, data, args, device, distributed.is_main())
+    if not distributed.is_main():
+        return None
+    ranks = rank_split(
+        model,
+        encoded,
+        args,
+        val_alpha=val_alpha and val_alpha["alpha"],
+        save_to=args.output_dir if args.save_similarity else None,
+    )
+    relevance = encoded.relevance
+    return {
+        "scores": summarise(ranks, relevance, args.seed),
+        "random": {
+            "query_to_meme": {"metrics": metrics.random_expectation(relevance)},
+            "meme_to_query": {"metrics": metrics.random_expectation(relevance.transposed())},
+        },
+        "alpha": alpha_summary(model, encoded),
+        "queries": relevance.shape[0],
+        "memes": relevance.shape[1],
+        "relevant pairs": len(relevance.query),
+    }
+
+
+def write(args, model, counts, results, val_alpha, device, logger, trainer, seconds):
+    """Print the table and write metrics.json."""
+    record = {
+        "command": run_record.command_line(),
+        "seed": args.seed,
+        "device": run_record.device_name(device),
+        "processes": distributed.world_size(),
+        "versions": run_record.versions(),
+        "best epoch": trainer.best if trainer is not None else None,
+        "alpha": results["alpha"],
+        "alpha by a grid on val": val_alpha,
+        "test": results,
+        "counts": counts,
+        "seconds": {
+            "training": round(trainer.progress.seconds, 1) if trainer is not None else None,
+            "all": round(seconds, 1),
+        },
+        "peak memory (MiB)": run_record.peak_memory_mb(device),
+    }
+    write_json(Path(args.output_dir) / "metrics.json", record)
+    for line in table_lines(args, results, val_alpha):
+        logger.info(line)
+    logger.info(f"written to {Path(args.output_dir).resolve()}: {', '.join(run_record.written(args))}")
+
+
+def table_lines(args, results, val_alpha):
+    """The table of the test split, query to meme, with its heading."""
+    titles = {"qi": "QI", "qc": "QC", "fused": "fused", "fused_val_alpha": "fused, α by val"}
+    rows = []
+    for name, title in titles.items():
+        if name in results["scores"] and not (name == "fused" and len(results["scores"]) == 2):
+            entry = results["scores"][name]["query_to_meme"]
+            rows.append((title, entry["metrics"], entry["intervals"]))
+    rows.append(("random ranking", results["random"]["query_to_meme"]["metrics"], None))
+    yield ""
+    yield (
+        f"test split, query to meme: {results['queries']} queries, {results['memes']} memes, "
+        f"{results['relevant pairs']} relevant pairs; % but MdR and MnR; 95 % bootstrap intervals over queries"
+    )
+    yield metrics.format_table(rows)
+    if results["alpha"] is not None:
+        alpha = results["alpha"]
+        spread = f" (from {alpha['min']:.3f} to {alpha['max']:.3f} by query)" if args.fusion == "query" else ""
+        kind = {"learned": "learned", "query": "per query, mean", "fixed": "fixed"}[args.fusion]
+        yield f"score = α QI + (1 - α) QC: α {kind} {alpha['mean']:.3f}{spread}"
+    if val_alpha is not None:
+        yield f"a grid on val would choose α = {val_alpha['alpha']:.2f} (mAP on val {val_alpha['val_mAP']:.2f})"

@@ -1,0 +1,88 @@
+"""What a run leaves in --output_dir: args.json, log.txt, metrics.jsonl, metrics.json and the checkpoints."""
+
+import json
+import platform
+import resource
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from util import InputError, write_json, write_text
+
+WRITTEN = (
+    "args.json",
+    "log.txt",
+    "metrics.jsonl",
+    "metrics.json",
+    "checkpoint_last.pt",
+    "checkpoint_best.pt",
+    "qi.npy",
+    "qc.npy",
+    "fused.npy",
+    "relevance.npz",
+)
+
+
+def prepare_output_dir(args):
+    """Make --output_dir; InputError where it holds a run that this one would spoil. --overwrite removes that run."""
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.resume_model or args.do_eval:
+        return
+    found = written(args)
+    if found and not args.overwrite:
+        raise InputError(
+            f"--output_dir {folder} holds a run ({', '.join(found)}). Go on with it by --resume_model "
+            f"{folder / 'checkpoint_last.pt'}, start anew by --overwrite, or name another folder"
+        )
+    for name in found:
+        (folder / name).unlink()
+
+
+def written(args):
+    """The names of the run's files that are there."""
+    return [name for name in WRITTEN if (Path(args.output_dir) / name).exists()]
+
+
+def write_args(args):
+    write_json(Path(args.output_dir) / "args.json", vars(args))
+
+
+def write_history(args, history):
+    """metrics.jsonl: a line per evaluation."""
+    lines = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in history)
+    write_text(Path(args.output_dir) / "metrics.jsonl", lines)
+
+
+def command_line():
+    return shlex.join([Path(sys.executable).name, *sys.argv])
+
+
+def versions():
+    import cv2
+    import numpy
+    import torchvision
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "opencv": cv2.__version__,
+    }
+
+
+def device_name(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def peak_memory_mb(device):
+    """Peak memory of this process in MiB: on the device where it is a GPU, and of the host."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    if device.type == "cuda":
+        return {"host": round(own), "device": round(torch.cuda.max_memory_allocated(device) / 2**20)}
+    return {"host": round(own)}

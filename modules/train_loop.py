@@ -1,0 +1,289 @@
+"""One stage of training: epochs of steps, an evaluation after each, the best and the last checkpoint."""
+
+import contextlib
+import dataclasses
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from dataloaders.batch_plan import BatchPlan
+from dataloaders.data_dataloaders import train_loader
+from modules import checkpoint, distributed, run_record
+from modules.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
+from modules.optimizer import make_optimizer, parameter_groups, set_learning_rate
+from modules.training_step import SCORES, TrainingStep
+from util import InputError
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+QI_PARTS = (
+    "clip.visual.",
+    "emotion_vectors.",
+    "emotion_fusion.",
+    "caption_attention.",
+    "aggregator.",
+    "image_similarity.",
+)
+QC_PARTS = ("caption_pooling.",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What one stage trains. weights: of the fused, QI and QC loss. select: the score whose metric chooses the best
+    epoch. only: prefixes of the parameters that are trained; by default all that a loss reaches."""
+
+    name: str
+    weights: tuple
+    select: str
+    only: tuple = ("",)
+
+    def trains(self, parameter_name):
+        fused, qi, qc = self.weights
+        unreached = () if fused else ("fusion.",)
+        unreached += () if fused or qi else QI_PARTS
+        unreached += () if fused or qc else QC_PARTS
+        return parameter_name.startswith(self.only) and not parameter_name.startswith(unreached)
+
+
+def stages(args):
+    """The stages of --co_train: one, or the first two of the published recipe (the third has no gradient)."""
+    if args.branches != "qi_qc":
+        return [Stage(args.branches, tuple(float(name == args.branches) for name in SCORES), "fused")]
+    if args.co_train == "joint":
+        return [Stage("joint", tuple(args.loss_weights), "fused")]
+    return [Stage("qi", (0.0, 1.0, 0.0), "qi"), Stage("qc", (0.0, 0.0, 1.0), "qc", only=QC_PARTS)]
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands; all of it is in checkpoint_last.pt."""
+
+    stage: int = 0
+    step: int = 0  # optimisation steps of this stage that are done
+    evaluated: int = 0  # epochs of this stage that are evaluated
+    best_score: float = float("-inf")
+    best_epoch: int = -1
+    history: list = dataclasses.field(default_factory=list)
+    seconds: float = 0.0  # of training, evaluations on val included
+
+
+class Trainer:
+    """Joins a model, its data and the run's progress; `run_stage` is the loop."""
+
+    def __init__(self, args, model, train_data, val_data, device, logger):
+        self.args, self.model, self.device, self.logger = args, model, device, logger
+        self.train_data, self.val_data = train_data, val_data
+        self.folder = Path(args.output_dir)
+        self.plan = BatchPlan(
+            len(train_data.split),
+            args.batch_size,
+            args.gradient_accumulation_steps,
+            distributed.world_size(),
+            args.seed,
+        )
+        self.progress = Progress()
+        self.best = None  # stage, epoch and val metric of the weights that load_best took
+        self.pending = None  # the optimiser's part of a checkpoint, until its stage is set up
+        model.tower_dtype = PRECISIONS[args.precision]
+
+    @property
+    def record_keys(self):
+        """Sorted topic * memes + meme of all training records, or None for instance positives."""
+        if self.args.positives == "instance":
+            return None
+        split = self.train_data.split
+        keys = torch.from_numpy(split.record_topic * len(split.memes) + split.record_meme)
+        return keys.unique().to(self.device)
+
+    def resume(self, state):
+        """Take over the progress of a checkpoint; the model's weights are loaded already."""
+        self.progress = Progress(**state["progress"])
+        self.pending = state
+
+    def run_stage(self, index, stage):
+        """Train the stage from where the progress stands. True when it had parameters to train."""
+        args, progress = self.args, self.progress
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name not in frozen and stage.trains(name))
+        groups = parameter_groups(self.model, args.lr, args.coef_lr, args.fusion_lr, args.weight_decay)
+        if not groups:
+            self.logger.info(f"stage {stage.name}: nothing to train, skipped")
+            self._unfreeze(frozen)
+            return False
+        optimizer = make_optimizer(groups)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=args.precision == "fp16")
+        step_module = TrainingStep(
+            self.model, stage.weights, self.record_keys, len(self.train_data.split.memes), args.cdcr_lambda
+        )
+        parallel = distributed.data_parallel(step_module, self.device)
+        total_steps = self.plan.steps_per_epoch * args.epochs
+        loader = train_loader(
+            args,
+            self.train_data,
+            self.plan,
+            distributed.rank(),
+            progress.step,
+            total_steps,
+            pin_memory=self.device.type == "cuda",
+        )
+        batches = iter(loader)
+        if self.pending is not None:
+            optimizer.load_state_dict(self.pending["optimizer"])
+            scaler.load_state_dict(self.pending["scaler"])
+            checkpoint.set_random_states(self.pending["random_states"][distributed.rank()], self.device)
+            self.pending = None
+        self._save_last = lambda: self._save_progress(index, optimizer, scaler)
+        if progress.step == 0:
+            self._save_last()
+        bar = tqdm(
+            total=total_steps,
+            initial=progress.step,
+            desc=f"training {stage.name}",
+            unit="step",
+            disable=not distributed.is_main(),
+        )
+        started, seconds_before = time.monotonic(), progress.seconds
+        shown_at, shown_step = started, progress.step
+        with bar:
+            self._evaluate_if_due(stage)
+            while progress.step < total_steps:
+                self.model.train()
+                set_learning_rate(optimizer, progress.step, total_steps, args.warmup_proportion)
+                losses = self._step(parallel, optimizer, scaler, batches)
+                progress.step += 1
+                progress.seconds = seconds_before + time.monotonic() - started
+                bar.update()
+                ends_epoch = progress.step % self.plan.steps_per_epoch == 0
+                if progress.step % args.n_display == 0 or ends_epoch:
+                    now = time.monotonic()
+                    rate = (progress.step - shown_step) * args.batch_size / (now - shown_at)
+                    shown_at, shown_step = now, progress.step
+                    self._display(bar, stage, total_steps, losses, optimizer, rate)
+                if ends_epoch or (args.save_steps and progress.step % args.save_steps == 0):
+                    self._save_last()
+                if ends_epoch:
+                    self._evaluate_if_due(stage)
+                    shown_at = time.monotonic()
+        self._unfreeze(frozen)
+        return True
+
+    def _unfreeze(self, frozen):
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+
+    def _step(self, parallel, optimizer, scaler, batches):
+        """One optimisation step: the losses of the global batch, not yet summed over the processes."""
+        pieces = self.args.gradient_accumulation_steps
+        sums = {}
+        for piece in range(pieces):
+            last = piece == pieces - 1
+            silent = contextlib.nullcontext() if last or parallel.__class__ is TrainingStep else parallel.no_sync()
+            with silent:
+                loss, losses = parallel(to_device(next(batches), self.device))
+                # data_parallel averages over the processes, while their shares of the loss add up
+                scaler.scale(loss * distributed.world_size() / pieces).backward()
+            for name, value in {"total": loss.detach(), **losses}.items():
+                sums[name] = sums.get(name, 0) + value / pieces
+        scaler.unscale_(optimizer)
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, self.args.max_grad_norm, error_if_nonfinite=False)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        self.model.clip.clamp_logit_scale()
+        return sums
+
+    def _display(self, bar, stage, total_steps, losses, optimizer, rate):
+        names = list(losses)
+        values = distributed.summed(torch.stack([losses[name].double() for name in names])).tolist()
+        losses = dict(zip(names, values, strict=True))
+        if not all(value == value and abs(value) < float("inf") for value in values):
+            raise InputError(
+                f"the loss is {losses['total']} at step {self.progress.step} of stage {stage.name}: try a smaller --lr"
+                + (", or --precision bf16 or fp32" if self.args.precision == "fp16" else "")
+            )
+        fusion = self.model.fusion
+        alpha = {"alpha": torch.sigmoid(fusion.theta).item()} if fusion is not None and fusion.kind == "learned" else {}
+        self.last_losses = {name: round(value, 6) for name, value in losses.items()}
+        bar.set_postfix({"loss": f"{losses['total']:.3f}"})
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in {**losses, **alpha}.items())
+        rates = "/".join(f"{group['lr']:.2e}" for group in optimizer.param_groups)
+        with tqdm.external_write_mode():
+            self.logger.info(
+                f"{stage.name} step {self.progress.step}/{total_steps}  {shown}  lr {rates}  {rate:.1f} records/s"
+            )
+
+    def _evaluate_if_due(self, stage):
+        """Evaluate val where an epoch has ended since the last evaluation; keep the best model."""
+        progress = self.progress
+        epoch, within = divmod(progress.step, self.plan.steps_per_epoch)
+        if within or epoch == progress.evaluated:
+            return
+        started = time.monotonic()
+        encoded = encode_split(self.model, self.val_data, self.args, self.device, distributed.is_main())
+        if distributed.is_main():
+            ranks = rank_split(self.model, encoded, self.args)
+            result = summarise(ranks, encoded.relevance, self.args.seed, intervals=False)
+            score = result[stage.select]["query_to_meme"]["metrics"][self.args.select_metric]
+            line = {
+                "split": "val",
+                "stage": stage.name,
+                "epoch": epoch,
+                "step": progress.step,
+                "losses": getattr(self, "last_losses", {}),
+                "alpha": alpha_summary(self.model, encoded),
+                "scores": result,
+            }
+            progress.history.append(line)
+            run_record.write_history(self.args, progress.history)
+            better = score > progress.best_score
+            if better:
+                progress.best_score, progress.best_epoch = score, epoch
+                checkpoint.save(
+                    self.folder / "checkpoint_best.pt",
+                    checkpoint.model_state(self.model, self.args)
+                    | {"stage": stage.name, "epoch": epoch, "val": {self.args.select_metric: score}},
+                )
+            own = result[stage.select]["query_to_meme"]["metrics"]
+            with tqdm.external_write_mode():
+                self.logger.info(
+                    f"{stage.name} epoch {epoch}/{self.args.epochs}  val {stage.select}: R@1 {own['R@1']:.2f}  "
+                    f"R@5 {own['R@5']:.2f}  R@10 {own['R@10']:.2f}  MdR {own['MdR']:.1f}  mAP {own['mAP']:.2f}"
+                    f"{'  (best so far)' if better else ''}  {time.monotonic() - started:.1f} s"
+                )
+        progress.evaluated = epoch
+        self._save_last()
+
+    def _save_progress(self, index, optimizer, scaler):
+        states = distributed.from_all(checkpoint.random_states(self.device))
+        if not distributed.is_main():
+            return
+        self.progress.stage = index
+        checkpoint.save(
+            self.folder / "checkpoint_last.pt",
+            checkpoint.model_state(self.model, self.args)
+            | {
+                "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(),
+                "progress": dataclasses.asdict(self.progress),
+                "records": len(self.train_data.split),
+                "random_states": states,
+            },
+        )
+
+    def next_stage(self):
+        """Begin the next stage's progress; the history goes on."""
+        self.progress = Progress(
+            stage=self.progress.stage + 1, history=self.progress.history, seconds=self.progress.seconds
+        )
+
+    def load_best(self):
+        """The best checkpoint's weights into the model, in every process."""
+        distributed.barrier()
+        state = checkpoint.load(self.folder / "checkpoint_best.pt")
+        self.model.load_state_dict(state["model"])
+        self.best = {"stage": state["stage"], "epoch": state["epoch"], "val": state["val"]}
