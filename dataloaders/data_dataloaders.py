@@ -19,9 +19,9 @@ SHOWN = 20  # of many bad images, as many are named in full
 def csv_paths(args, names):
     """{split: path} of the splits' CSVs; InputError which says what to put where, if one is missing."""
     community = COMMUNITIES[args.datatype]
-    if args.data_path is None:
-        raise InputError(f"--data_path is not given. {missing_data_message(community, '<data_path>')}")
     given = {"train": args.train_csv, "val": args.val_csv, "test": args.test_csv}
+    if args.data_path is None and not (args.features_path and all(given[name] for name in names)):
+        raise InputError("--data_path is not given: the folder with train.csv, val.csv, test.csv and images/")
     paths = {name: Path(given[name] or Path(args.data_path) / f"{name}.csv") for name in names}
     for path in paths.values():
         if not path.is_file():

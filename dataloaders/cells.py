@@ -1,0 +1,151 @@
+"""One cell of a CSV -> its value. A bad cell raises BadCell, which says what was found and expected."""
+
+import functools
+import json
+import os
+import posixpath
+import re
+
+from dataloaders.csv_rows import shown
+
+CAPTIONS = 'a JSON list of texts such as ["a cat", "a cat on a sofa"], or one text that does not begin with [ or {'
+EMOTIONS = (
+    'a JSON list of words such as ["happy", "sad"], a JSON list of objects such as {"person1": "happy"},'
+    " one such object, or one word that does not begin with [ or {"
+)
+DRIVE = re.compile("[A-Za-z]:")
+
+
+class BadCell(ValueError):
+    """`found …, expected …`"""
+
+    def __init__(self, found, expected):
+        super().__init__(f"found {found}, expected {expected}")
+
+
+def parse_identifier(cell):
+    """The cell as it is: neither empty nor with spaces around it, which would silently make a second id."""
+    if not cell or cell != cell.strip():
+        raise BadCell(shown(cell), "an id that is not empty and has no spaces around it")
+    return cell
+
+
+def parse_query(cell):
+    """The cell as it is: a text that is not empty."""
+    if not cell.strip():
+        raise BadCell(shown(cell), "a text that is not empty")
+    return cell
+
+
+def parse_captions(cell):
+    """A JSON list of texts, or one bare text -> tuple of texts; an empty cell or list -> ()."""
+    if not cell.strip():
+        return ()
+    if cell.lstrip()[0] not in "[{":
+        return (cell,)
+    captions = _json(cell, CAPTIONS)
+    if not isinstance(captions, list):
+        raise BadCell(f"the JSON object {shown(cell)}", CAPTIONS)
+    _check_texts(captions, cell, CAPTIONS)
+    return tuple(captions)
+
+
+def parse_some_captions(cell):
+    """As `parse_captions`, but an empty cell or list is refused."""
+    captions = parse_captions(cell)
+    if not captions:
+        raise BadCell(f"no caption in {shown(cell)}", f"at least one: {CAPTIONS}")
+    return captions
+
+
+@functools.lru_cache(maxsize=4096)  # there are few different cells
+def parse_emotions(cell):
+    """A JSON list of words or of {person: word}, one {person: word}, or one bare word -> tuple of words.
+
+    The words are lower-cased and stripped, one per person, in order; nobody ("", [], {}) -> ().
+    """
+    if not cell.strip():
+        return ()
+    if cell.lstrip()[0] not in "[{":
+        return (cell.strip().lower(),)
+    value = _json(cell, EMOTIONS)
+    if isinstance(value, _Persons):
+        words = value.words
+    elif value and all(isinstance(element, _Persons) for element in value):
+        words = [word for persons in value for word in persons.words]
+        if not all(persons.words for persons in value):
+            raise BadCell(f"an object without a person in {shown(cell)}", EMOTIONS)
+    else:
+        words = value
+    _check_texts(words, cell, EMOTIONS)
+    return tuple(word.strip().lower() for word in words)
+
+
+class ImageFolder:
+    """The folder of the images. It is resolved once, and each of its folders once."""
+
+    def __init__(self, path):
+        self.root = os.path.realpath(path)
+        self.resolved = {"": self.root}
+
+    def parse_path(self, cell):
+        """A path relative to this folder -> the same, normalised (`./a//b.jpg` and `a\\b.jpg` -> `a/b.jpg`).
+
+        Refused: absolute paths, drive letters, paths that leave the folder by `..` or by symbolic links.
+        Whether there is such a file is not looked at.
+        """
+        path = posixpath.normpath(cell.replace("\\", "/"))
+        if path == "." or not cell.strip():
+            raise BadCell(shown(cell), "the path of an image file")
+        if path[0] == "/" or DRIVE.match(path):
+            raise BadCell(shown(cell), f"a path relative to {self.root}")
+        if path == ".." or path.startswith("../"):
+            raise BadCell(shown(cell), f"a path that stays inside {self.root}")
+        folder, _, name = path.rpartition("/")
+        if folder not in self.resolved:
+            self.resolved[folder] = os.path.realpath(os.path.join(self.root, folder))
+        target = os.path.join(self.resolved[folder], name)
+        if os.path.islink(target):
+            target = os.path.realpath(target)
+        if not target.startswith(os.path.join(self.root, "")):
+            raise BadCell(f"{shown(cell)}, which is linked to {target!r}", f"a file inside {self.root}")
+        return path
+
+
+class _Persons:
+    """A JSON object of emotions. Not a dict: a person who occurs twice would silently lose a word."""
+
+    def __init__(self, pairs):
+        self.words = [word for _, word in pairs]
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name occurs twice in one object")
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_Persons).decode
+
+
+def _json(cell, expected):
+    try:
+        return _decode(cell.strip())
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at character {error.pos + 1}"
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a name twice, a number of thousands of digits, deep nesting
+        reason = str(error)
+    raise BadCell(f"{shown(cell)}, which is not valid JSON ({reason})", expected)
+
+
+def _check_texts(values, cell, expected):
+    """Each of `values` has to be a text which is not blank and can be written as UTF-8."""
+    for place, value in enumerate(values, start=1):
+        if not isinstance(value, str):
+            raise BadCell(f"{shown(cell)}, whose element {place} is not a text", expected)
+        if not value.strip():
+            raise BadCell(f"{shown(cell)}, whose element {place} is empty", expected)
+        if not value.isascii() and "\\u" in cell and any("\ud800" <= c <= "\udfff" for c in value):
+            raise BadCell(
+                f"{shown(cell)}, whose element {place} holds half of a character (\\ud800 to \\udfff)",
+                expected,
+            )

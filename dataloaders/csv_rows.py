@@ -1,0 +1,162 @@
+"""A CSV file -> its records, each with the line it begins on; all the bad rows are collected."""
+
+import contextlib
+import csv
+import json
+import os.path
+
+from util import InputError
+
+MAX_FIELD = 1_000_000  # characters; a quote that is never closed ends here instead of swallowing the file
+SHOWN_ROWS = 20
+NUL = "\udc00"  # stands for a NUL byte while a line is parsed; "surrogateescape" uses U+DC80 to U+DCFF only
+
+
+class BadRows:
+    """The bad rows of all files: the first 20 in full, the others counted."""
+
+    def __init__(self):
+        self.count = 0
+        self.lines = []
+
+    def add(self, path, line, problems):
+        """Note one bad row of `path`, which begins on `line` (1-based), with all that is wrong with it."""
+        self.count += 1
+        if self.count <= SHOWN_ROWS:
+            self.lines += [f"  {path}, line {line}, {problem}" for problem in problems]
+
+    def raise_if_any(self):
+        """Raise InputError with all that was collected."""
+        if self.count:
+            first = f", the first {SHOWN_ROWS} of them" if self.count > SHOWN_ROWS else ""
+            rest = [f"  and {self.count - SHOWN_ROWS:,} more bad rows"] if self.count > SHOWN_ROWS else []
+            head = f"{self.count:,} bad row{'s' * (self.count > 1)}{first}:"
+            raise InputError("\n".join([head, *self.lines, *rest]))
+
+
+def shown(value, start=0, width=60):
+    """`value` (a tuple as JSON) as messages quote it: on one line, `width` characters from `start` on."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    part = repr(text[start : start + width])
+    return f"{'…' * (start > 0)}{part}{'…' * (start + width < len(text))}"
+
+
+def shown_difference(found, expected):
+    """Both as messages quote them, from a little before the place where they begin to differ."""
+    found, expected = (v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in (found, expected))
+    same = len(os.path.commonprefix([found, expected]))
+    start = same - 20 if same > 40 else 0
+    return shown(found, start), shown(expected, start)
+
+
+def read_records(path, bad_rows):
+    """Yield (line, fields) for each record of a CSV file, the header first; the record begins on `line`.
+
+    UTF-8 with or without a BOM, RFC 4180 quoting. Blank lines are passed over. Each record has as many fields
+    as the header. What is bad in encoding, quoting or number of fields goes to `bad_rows` and is not yielded;
+    after broken quoting, reading goes on with the line after the one on which that record begins. Raises
+    OSError where the file cannot be read.
+    """
+    with open(path, "rb") as file, _field_limit():
+        begin = file.read(3)
+        if begin[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            bad_rows.add(path, 1, ["header: found UTF-16, expected UTF-8"])
+            return
+        file.seek(3 if begin == b"\xef\xbb\xbf" else 0)
+        header = None
+        lines_before = 0  # those which the present reader did not see
+        marked = []
+        reader = csv.reader(_decoded(file, marked), strict=True)
+        while True:
+            position, line = file.tell(), lines_before + reader.line_num + 1
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                file.seek(position)
+                bad_rows.add(path, line, [_quoting_problem(error, file.readline())])
+                if header is None:
+                    return
+                lines_before = line
+                marked.clear()
+                reader = csv.reader(_decoded(file, marked), strict=True)
+                continue
+            if marked:
+                marked.clear()
+                bad_rows.add(path, line, _encoding_problems(fields, header, line))
+                if header is None:
+                    return
+            elif len(fields) < 2 and not "".join(fields).strip():
+                continue
+            elif header is not None and len(fields) != len(header):
+                bad_rows.add(path, line, [_shape_problem(fields, header)])
+            else:
+                yield line, fields
+            if header is None:
+                header = fields
+
+
+@contextlib.contextmanager
+def _field_limit():
+    before = csv.field_size_limit(MAX_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _decoded(file, marked):
+    """The lines of a binary file as text; one that is not clean UTF-8 gets stand-ins and adds to `marked`."""
+    for raw in file:
+        try:
+            line = raw.decode()
+        except UnicodeDecodeError:
+            line = raw.decode(errors="surrogateescape")
+            marked.append(True)
+        if "\0" in line:
+            line = line.replace("\0", NUL)
+            marked.append(True)
+        yield line
+
+
+def _encoding_problems(fields, header, line):
+    """What to say of stand-ins; the record begins on `line`, and the bad byte may be some lines further."""
+    problems = []
+    for index, field in enumerate(fields):
+        raw = field.replace(NUL, "\0").encode(errors="surrogateescape")
+        column = f"column {header[index]!r}" if header and index < len(header) else f"field {index + 1}"
+        try:
+            raw.decode()
+        except UnicodeDecodeError as error:
+            place = line + raw.count(b"\n", 0, error.start)
+            part = raw[max(0, error.start - 20) : error.start + 20]
+            problems.append(f"{column}: found {part!r} in line {place}, which is not UTF-8, expected UTF-8")
+        if (nul := raw.find(b"\0")) >= 0:
+            place = line + raw.count(b"\n", 0, nul)
+            part = raw[max(0, nul - 20) : nul + 20]
+            problems.append(f"{column}: found a NUL byte in {part!r} in line {place}, expected text")
+        line += raw.count(b"\n")
+    return problems
+
+
+def _quoting_problem(error, raw_line):
+    record = f"the record {shown(raw_line.decode(errors='surrogateescape').rstrip())}"
+    message = str(error)
+    if "field limit" in message:
+        return (
+            f"{record}: found a field of more than {MAX_FIELD:,} characters, expected at most that many"
+            " (is a quote never closed?)"
+        )
+    if "end of data" in message:
+        return f"{record}: found a quote that is never closed, expected a closing quote"
+    if "new-line" in message:
+        return f"{record}: found a carriage return without a line feed, expected such text to be quoted"
+    return f"{record}: found broken quoting ({message}), expected quotes inside a quoted field to be doubled"
+
+
+def _shape_problem(fields, header):
+    return (
+        f"fields: found {len(fields)}, the last one {shown(fields[-1])}, expected {len(header)}:"
+        f" {','.join(header)} (a field with a comma, a quote or a newline has to be in quotes)"
+    )
