@@ -14,7 +14,7 @@ from modules.feature_store import FeatureStore
 from util import replaced_atomically
 
 TILE_QUERIES, TILE_MEMES = 512, 8192
-CHUNK_ELEMENTS = 2**21  # of the words x memes product: it should stay in a processor's cache
+CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}  # of the words x tokens product; a CPU should keep it in its cache
 KEPT_BYTES = 2**30  # tiles of the first pass are kept up to here, else they are computed a second time
 
 
@@ -91,7 +91,7 @@ def score_tile(model, encoded, rows, memes, rerank_top):
         features = encoded.memes.read(group, reference.device, reference.dtype)
         words = queries["words"].shape[1] if "words" in queries else 1
         tokens = features["tokens"].shape[1] if "tokens" in features else 1
-        chunk = max(1, CHUNK_ELEMENTS // (words * tokens * len(group)))
+        chunk = chunk_of_queries(words, tokens, len(group), reference.device)
         columns = np.searchsorted(memes, group)
         for start in range(0, len(reference), chunk):
             some = {name: tensor[start : start + chunk] for name, tensor in queries.items()}
@@ -99,6 +99,11 @@ def score_tile(model, encoded, rows, memes, rerank_top):
                 out = tile.setdefault(name, np.empty((len(reference), len(memes)), np.float32))
                 out[start : start + chunk, columns] = scores.float().cpu().numpy()
     return tile
+
+
+def chunk_of_queries(words, tokens, memes, device):
+    """How many queries of so many words meet so many memes at once."""
+    return max(1, CHUNK_ELEMENTS.get(device.type, 2**21) // (words * tokens * memes))
 
 
 def _reranked_tile(model, encoded, queries, memes, top):

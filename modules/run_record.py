@@ -1,5 +1,7 @@
 """What a run leaves in --output_dir: args.json, log.txt, metrics.jsonl, metrics.json and the checkpoints."""
 
+import contextlib
+import importlib.metadata
 import json
 import platform
 import resource
@@ -61,17 +63,13 @@ def command_line():
 
 
 def versions():
-    import cv2
-    import numpy
-    import torchvision
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": numpy.__version__,
-        "opencv": cv2.__version__,
-    }
+    """Versions of Python and of the packages whose results may differ between versions."""
+    packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "opencv-python", "transformers")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def device_name(device):

@@ -1,0 +1,94 @@
+"""The similarity of cached items, against the machine's matrix-product rate in the same run.
+
+    python -m benchmarks.similarity [--queries 2000] [--memes 2000] [--words 32] [--frames 1] [--device cpu]
+
+Times what an evaluation does with encoded queries and memes: WTI as `modules/eval_loop.py` cuts it into chunks, and QC.
+The alternative in the same run: WTI as the formula is written, with a mask over the whole score tensor.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmarks.machine import describe, gemm_rate, peak_memory_mib, seconds_of, synchroniser
+from modules.eval_loop import chunk_of_queries
+from modules.interaction import token_interaction, unit_tokens
+
+
+def masked_formula(words, word_mask, word_weight, tokens, token_mask, token_weight):
+    """WTI written down plainly: score tensor, two masked maxima, two weighted sums."""
+    S = torch.einsum("qwd,mvd->qmwv", words, tokens)
+    S = S.masked_fill(~word_mask[:, None, :, None] | ~token_mask[None, :, None, :], -torch.inf)
+    best_token, best_word = S.amax(dim=3), S.amax(dim=2)
+    best_token = best_token.masked_fill(~word_mask[:, None], 0)
+    best_word = best_word.masked_fill(~token_mask[None], 0)
+    return (
+        torch.einsum("qmw,qw->qm", best_token, word_weight) + torch.einsum("qmv,mv->qm", best_word, token_weight)
+    ) / 2
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--queries", type=int, default=2000)
+    parser.add_argument("--memes", type=int, default=2000)
+    parser.add_argument("--words", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    Q, M, W, V, d = options.queries, options.memes, options.words, options.frames, 512
+    device = options.device
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator).to(device)
+
+    lengths = torch.randint(3, W + 1, (Q,), generator=generator).to(device)
+    word_mask = torch.arange(W, device=device) < lengths[:, None]
+    token_mask = torch.ones(M, V, dtype=torch.bool, device=device)
+    raw_words, raw_tokens = random(Q, W, d), random(M, V, d)
+    word_weight = random(Q, W).masked_fill(~word_mask, -torch.inf).softmax(dim=1)
+    token_weight = random(M, V).softmax(dim=1)
+    words, tokens = unit_tokens(raw_words, word_mask), unit_tokens(raw_tokens, token_mask)
+    sentences, captions = F.normalize(random(Q, d), dim=1), F.normalize(random(M, d), dim=1)
+
+    def chunked(rows, chunk):
+        out = np.empty((rows, M), np.float32)
+        for start in range(0, rows, chunk):
+            part = slice(start, min(start + chunk, rows))
+            out[part] = token_interaction(words[part], word_weight[part], tokens, token_weight).cpu().numpy()
+        return out
+
+    def plain(rows):
+        return masked_formula(
+            F.normalize(raw_words[:rows], dim=2), word_mask[:rows], word_weight[:rows], tokens, token_mask, token_weight
+        )
+
+    chunk = chunk_of_queries(W, V, M, torch.device(device))
+    synchronise = synchroniser(device)
+    with torch.no_grad():
+        error = np.abs(chunked(64, chunk) - plain(64).cpu().numpy()).max()
+        before = gemm_rate(device=device)
+        seconds = seconds_of(lambda: chunked(Q, chunk), options.repeats, synchronise)
+        rate = max(before, gemm_rate(device=device))
+        qc = seconds_of(lambda: (sentences @ captions.T).cpu().numpy(), options.repeats, synchronise)
+        some = min(Q, 64)
+        ours, other = (
+            seconds_of(f, options.repeats, synchronise) for f in (lambda: chunked(some, chunk), lambda: plain(some))
+        )
+    flop = 2.0 * Q * W * M * V * d
+    print(f"{describe(device)}, {Q} x {M}, {W} words, {V} visual token(s), d {d}, chunks of {chunk} queries")
+    print(f"WTI: {seconds:.3f} s, {flop / seconds / 1e9:.1f} GFLOP/s of its matrix product")
+    print(f"torch.mm in the same run: {rate / 1e9:.1f} GFLOP/s; ratio: {flop / seconds / rate:.1%}")
+    print(f"QC: {qc:.4f} s")
+    print(
+        f"the masked formula on {some} queries: {other:.3f} s, ours {ours:.3f} s: {other / ours:.1f} times as long; "
+        f"largest difference {error:.1e}"
+    )
+    print(f"peak memory: {peak_memory_mib():.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,574 @@
+"""Scores and relevance -> strict ranks -> R@K, recall@K, P@K, MdR, MnR, mAP, nDCG@10, with intervals.
+
+NumPy only. Runs alone on saved matrices: `python metrics.py qi.npy qc.npy --weights 0.73 0.27`.
+The definitions, and what they avoid, are in docs/METRICS.md. Q queries, M memes, P relevant pairs.
+"""
+
+import argparse
+import math
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from util import InputError, replaced_atomically, write_json
+
+CUTOFFS, PRECISION_CUTOFFS, NDCG_CUTOFF = (1, 5, 10, 20, 50), (10, 20, 50), 10
+METRICS = (
+    *(f"R@{k}" for k in CUTOFFS),
+    *(f"recall@{k}" for k in CUTOFFS),
+    *(f"P@{k}" for k in PRECISION_CUTOFFS),
+    *("MdR", "MnR", "mAP", f"nDCG@{NDCG_CUTOFF}"),
+)
+TABLE_COLUMNS = ("R@1", "R@5", "R@10", "P@10", "MdR", "MnR", "mAP", "nDCG@10")
+TILE_ELEMENTS = 2**23
+
+
+class Relevance:
+    """Which memes are relevant to which query: P pairs, sorted by (query, meme).
+
+    `query`, `meme`: int64 arrays (P,); `shape`: (Q, M); `source`: (P,), the position of each pair in the
+    arrays which the object was made from, in any order. InputError when an index is out of range, a pair is
+    repeated, or the arrays are not integers of one length.
+    """
+
+    def __init__(self, query, meme, shape):
+        query, meme, shape = np.asarray(query), np.asarray(meme), np.asarray(shape)
+        for name, array in (("query", query), ("meme", meme), ("shape", shape)):
+            if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+                raise InputError(f"'{name}' must be a list of integers, not {array.dtype} of shape {array.shape}")
+        if len(query) != len(meme) or len(shape) != 2 or min(shape) < 1:
+            raise InputError(
+                f"'query' has {len(query)} entries, 'meme' {len(meme)}, 'shape' is {shape.tolist()}: "
+                "expected one entry of each per relevant pair, and the numbers of queries and memes"
+            )
+        self.shape = tuple(int(n) for n in shape)
+        query, meme = query.astype(np.int64), meme.astype(np.int64)
+        bad = (query < 0) | (query >= self.shape[0]) | (meme < 0) | (meme >= self.shape[1])
+        if bad.any():
+            i = bad.argmax()
+            raise InputError(f"pair {i}: query {query[i]}, meme {meme[i]} is outside {_size(self.shape)}")
+        self.source = np.lexsort((meme, query))
+        self.query, self.meme = query[self.source], meme[self.source]
+        repeated = (np.diff(self.query) == 0) & (np.diff(self.meme) == 0)
+        if repeated.any():
+            i = repeated.argmax()
+            raise InputError(f"the pair query {self.query[i]}, meme {self.meme[i]} occurs more than once")
+
+    @classmethod
+    def diagonal(cls, n):
+        """Meme i is the one relevant to query i, of n."""
+        return cls(np.arange(n), np.arange(n), (n, n))
+
+    @classmethod
+    def load(cls, path):
+        """Read `.npy` (dense 0/1, Q x M) or `.npz` (`query`, `meme`, `shape`); InputError names the file."""
+        loaded = _load(path)
+        try:
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                return cls(*_nonzero(loaded), loaded.shape)
+            with loaded:
+                if absent := {"query", "meme", "shape"} - set(loaded.files):
+                    raise InputError(f"no array {sorted(absent)}; the file holds {sorted(loaded.files)}")
+                return cls(loaded["query"], loaded["meme"], loaded["shape"])
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def save(self, path):
+        """Write an `.npz` which `load` reads, atomically."""
+        with replaced_atomically(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, query=self.query, meme=self.meme, shape=np.array(self.shape))
+
+    def transposed(self):
+        """The same pairs with memes as queries; its pair i is pair `source[i]` of this object."""
+        return Relevance(self.meme, self.query, self.shape[::-1])
+
+    def queries(self, start, stop):
+        """The relevance of queries start ... stop - 1 alone, numbered from 0."""
+        first, last = np.searchsorted(self.query, (start, stop))
+        return Relevance(self.query[first:last] - start, self.meme[first:last], (stop - start, self.shape[1]))
+
+    @property
+    def counts(self):
+        """(Q,) number of relevant memes of each query."""
+        return np.bincount(self.query, minlength=self.shape[0])
+
+    @property
+    def skipped(self):
+        """How many queries have no relevant meme, and are left out of every average."""
+        return int((self.counts == 0).sum())
+
+
+class RankCounter:
+    """Ranks of all relevant pairs, in both directions, from tiles of a matrix that need not be in memory.
+
+    Two passes over the same tiles: `observe` all, then `count` all, then `ranks`. `rows` and `columns` are
+    slices of step 1, `tile` the (R, C) scores there. Memory: the pairs and two tiles.
+    InputError: a score is NaN, infinite or no number. ValueError: the tiles do not cover the matrix exactly
+    once, or a relevant pair's score is not the same in both passes, to the last bit.
+    """
+
+    def __init__(self, relevance):
+        self.relevance, self._transposed = relevance, relevance.transposed()
+        self._scores = np.full(len(relevance.query), np.nan)
+        self._at_least = np.zeros(len(relevance.query), np.int64)
+        self._transposed_at_least = np.zeros(len(relevance.query), np.int64)
+        self._counting = False
+        self._restart_cover()
+
+    def observe(self, rows, columns, tile):
+        """First pass: collect the scores of the relevant pairs."""
+        if self._counting:
+            raise ValueError("observe() was called after count()")
+        _, _, _, pairs, scores = self._receive(rows, columns, tile)
+        self._scores[pairs] = scores
+
+    def count(self, rows, columns, tile):
+        """Second pass: count, in each line of the tile, the scores that are not below a relevant one's."""
+        if not self._counting:
+            self._check_cover("first")
+            self._restart_cover()
+            self._counting = True
+            self._transposed_scores = self._scores[self._transposed.source]
+        row, column, tile, _, _ = self._receive(rows, columns, tile)
+        _add_counts(self._at_least, self.relevance.query, self._scores, tile, row)
+        _add_counts(self._transposed_at_least, self._transposed.query, self._transposed_scores, tile.T, column)
+
+    def ranks(self):
+        """-> (query_to_meme, meme_to_query): int64 (P,) each, in the order of the relevance's pairs.
+
+        The 1-based rank of each relevant pair among its query's memes, and among its meme's queries.
+        """
+        self._check_cover("second" if self._counting else "first")
+        if not self._counting:
+            raise ValueError("ranks() was called before count()")
+        by_meme = np.empty_like(self._at_least)
+        by_meme[self._transposed.source] = _strict_ranks(
+            self._transposed.query, self._transposed_scores, self._transposed_at_least
+        )
+        return _strict_ranks(self.relevance.query, self._scores, self._at_least), by_meme
+
+    def _receive(self, rows, columns, tile):
+        """Check a tile -> (first row, first column, tile as floats, its relevant pairs, their scores)."""
+        (row, row_end, row_step), (column, column_end, column_step) = (
+            part.indices(n) for part, n in zip((rows, columns), self.relevance.shape, strict=True)
+        )
+        tile = _as_scores(tile)
+        if row_step != 1 or column_step != 1 or tile.shape != (row_end - row, column_end - column):
+            raise ValueError(f"a tile of shape {tile.shape} was given for rows {rows}, columns {columns}")
+        _check_finite(tile, row, column)
+        first, last = np.searchsorted(self.relevance.query, (row, row_end))
+        meme = self.relevance.meme[first:last]
+        pairs = first + np.flatnonzero((meme >= column) & (meme < column_end))
+        scores = tile[self.relevance.query[pairs] - row, self.relevance.meme[pairs] - column]
+        differs = self._scores[pairs] != scores
+        if self._counting and differs.any():
+            i = pairs[differs.argmax()]
+            raise ValueError(
+                f"query {self.relevance.query[i]}, meme {self.relevance.meme[i]}: the second pass brought "
+                "another score than the first"
+            )
+        self._row_cover[row:row_end] += column_end - column
+        self._column_cover[column:column_end] += row_end - row
+        return row, column, tile, pairs, scores
+
+    def _restart_cover(self):
+        self._row_cover, self._column_cover = (np.zeros(n, np.int64) for n in self.relevance.shape)
+
+    def _check_cover(self, which):
+        n_rows, n_columns = self.relevance.shape
+        for name, cover, n in (("query", self._row_cover, n_columns), ("meme", self._column_cover, n_rows)):
+            if (cover != n).any():
+                i = (cover != n).argmax()
+                raise ValueError(
+                    f"the tiles of the {which} pass do not cover the matrix once: {name} {i} got {cover[i]} "
+                    f"of its {n} scores"
+                )
+        if np.isnan(self._scores).any():
+            raise ValueError("the tiles of the first pass left out a relevant pair")
+
+
+def ranks_from_tiles(read_tile, relevance, rows=512, columns=TILE_ELEMENTS // 512):
+    """RankCounter's two arrays; `read_tile(rows, columns)`, called with two slices, returns the scores."""
+    counter = RankCounter(relevance)
+    n_rows, n_columns = relevance.shape
+    for take in (counter.observe, counter.count):
+        for row in range(0, n_rows, rows):
+            for column in range(0, n_columns, columns):
+                place = slice(row, min(row + rows, n_rows)), slice(column, min(column + columns, n_columns))
+                take(*place, read_tile(*place))
+    return counter.ranks()
+
+
+def relevant_ranks(scores, relevance):
+    """1-based rank of every relevant pair in its query's order over the memes: int64 (P,).
+
+    scores: (Q, M), in memory. The other direction is `relevant_ranks(scores.T, relevance.transposed())`, in
+    the order of the transposed pairs. InputError on NaN or infinity, ValueError on another shape.
+    """
+    scores = _as_scores(scores)
+    if scores.shape != relevance.shape:
+        raise ValueError(f"the scores are {scores.shape}, the relevance is {relevance.shape}")
+    _check_finite(scores, 0, 0)
+    own = scores[relevance.query, relevance.meme]
+    return _strict_ranks(relevance.query, own, _count_at_least(scores, relevance.query, own))
+
+
+def per_query_metrics(ranks, query, n_queries, n_items):
+    """-> (METRICS, values (Q', 17)): one row per query with a relevant item, ascending; % but MdR and MnR.
+
+    ranks, query: (P,) 1-based rank of each relevant pair and the query it belongs to. The columns MdR and MnR
+    hold the best rank, whose median and mean they become. InputError when there is no pair at all.
+    """
+    ranks, query = np.asarray(ranks), np.asarray(query)
+    if not len(ranks):
+        raise InputError("no query has a relevant item: there is nothing to average")
+    if ranks.min() < 1 or ranks.max() > n_items or query.min() < 0 or query.max() >= n_queries:
+        raise ValueError(f"a rank is outside 1 ... {n_items}, or a query outside 0 ... {n_queries - 1}")
+    order = np.lexsort((ranks, query))
+    ranks, query = ranks[order], query[order]
+    if ((np.diff(query) == 0) & (np.diff(ranks) == 0)).any():
+        raise ValueError("two relevant items of a query have the same rank")
+    _, start, n_relevant = np.unique(query, return_index=True, return_counts=True)
+
+    def total(per_pair):
+        return np.add.reduceat(per_pair.astype(np.float64), start)
+
+    hits = {k: total(ranks <= k) for k in CUTOFFS}
+    position = np.arange(len(ranks)) - np.repeat(start, n_relevant) + 1
+    gain = np.where(ranks <= NDCG_CUTOFF, 1 / np.log2(1 + ranks), 0)
+    columns = [
+        *(100 * (hits[k] > 0) for k in CUTOFFS),
+        *(100 * hits[k] / n_relevant for k in CUTOFFS),
+        *(100 * hits[k] / k for k in PRECISION_CUTOFFS),
+        *(ranks[start], ranks[start]),
+        100 * total(position / ranks) / n_relevant,
+        100 * total(gain) / _ideal_gain(n_relevant),
+    ]
+    return METRICS, np.stack(columns, axis=1).astype(np.float64)
+
+
+def average(names, values):
+    """dict name -> float over the queries (rows of `values`): the median for MdR, the mean for all others."""
+    return {
+        name: float((np.median if name == "MdR" else np.mean)(column))
+        for name, column in zip(names, values.T, strict=True)
+    }
+
+
+def retrieval_metrics(ranks, query, n_queries, n_items):
+    """dict of all METRICS -> float; the arguments are per_query_metrics'."""
+    return average(*per_query_metrics(ranks, query, n_queries, n_items))
+
+
+def bootstrap_intervals(names, values, seed=0, resamples=1000):
+    """dict name -> (low, high): 95 % percentile bootstrap interval over the queries (rows of `values`)."""
+    n = len(values)
+    generator = np.random.default_rng(seed)
+    sampled = np.empty((resamples, len(names)))
+    step = max(1, TILE_ELEMENTS // 2 // n)
+    for start in range(0, resamples, step):
+        stop = min(start + step, resamples)
+        drawn = generator.integers(n, size=(stop - start, n))
+        places = (drawn + n * np.arange(stop - start)[:, None]).ravel()
+        times = np.bincount(places, minlength=n * (stop - start)).reshape(-1, n)
+        sampled[start:stop] = times.astype(np.float64) @ values / n
+        for column in (i for i, name in enumerate(names) if name == "MdR"):
+            sampled[start:stop, column] = np.median(values[:, column][drawn], axis=1)
+    low, high = np.percentile(sampled, (2.5, 97.5), axis=0)
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
+
+
+def random_expectation(relevance):
+    """dict of all METRICS -> their expectation when each query's order is drawn uniformly; exact.
+
+    MdR, a median over the queries, is the median of the best rank's distribution: random query, random order.
+    """
+    if not len(relevance.query):
+        raise InputError("no query has a relevant item: there is nothing to average")
+    n = relevance.shape[1]
+    r, queries = np.unique(relevance.counts[relevance.counts > 0], return_counts=True)
+    share = queries / queries.sum()
+
+    def hit_rate(k):
+        return float(share @ (1 - _chance_of_no_hit(n, r, min(k, n))))
+
+    harmonic = (1 / np.arange(1, n + 1)).sum()
+    precision = (harmonic + (r - 1) / max(n - 1, 1) * (n - harmonic)) / n
+    gain = r / n * _ideal_gain(np.array([n])) / _ideal_gain(r)
+    # hit_rate is the best rank's distribution function: bisect for the rank at which it reaches one half.
+    low, high = 1, n
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if hit_rate(middle) > 0.5 - 1e-9 else (middle + 1, high)
+    halfway = 0.5 if abs(hit_rate(low) - 0.5) < 1e-9 else 0
+    values = [
+        *(100 * hit_rate(k) for k in CUTOFFS),
+        *(100 * min(k, n) / n for k in CUTOFFS),
+        *(100 * (share @ r) * min(k, n) / (n * k) for k in PRECISION_CUTOFFS),
+        low + halfway,
+        share @ ((n + 1) / (r + 1)),
+        100 * share @ precision,
+        100 * share @ gain,
+    ]
+    return {name: float(value) for name, value in zip(METRICS, values, strict=True)}
+
+
+def fit_weight(qi, qc, relevance, grid=None):
+    """-> (alpha, mAP in %): the alpha whose alpha * QI + (1 - alpha) * QC has the highest query -> meme mAP.
+
+    qi, qc: (Q, M) arrays, also memory-mapped ones: they are read in blocks of queries. grid: the alphas to
+    try (default 0, 0.01, ... 1). Of equally good ones the nearest to 0.5 wins, then the smaller.
+    """
+    grid = np.linspace(0, 1, 101) if grid is None else grid
+    n_queries, n_memes = relevance.shape
+    if qi.shape != relevance.shape or qc.shape != relevance.shape:
+        raise ValueError(f"QI is {qi.shape}, QC is {qc.shape}, the relevance is {relevance.shape}")
+    step = max(1, TILE_ELEMENTS // n_memes)
+    blocks = [slice(start, min(start + step, n_queries)) for start in range(0, n_queries, step)]
+    parts = [relevance.queries(block.start, block.stop) for block in blocks]
+    tried = []
+    for alpha in map(float, grid):
+        ranks = [
+            relevant_ranks(weighted_sum((qi[block], qc[block]), (alpha, 1 - alpha)), part)
+            for block, part in zip(blocks, parts, strict=True)
+        ]
+        value = retrieval_metrics(np.concatenate(ranks), relevance.query, n_queries, n_memes)["mAP"]
+        # Rounded: neither sums in another order nor |0.4 - 0.5| against |0.6 - 0.5| may decide a tie.
+        tried.append((-round(value, 9), round(abs(alpha - 0.5), 9), alpha, value))
+    _, _, alpha, value = min(tried)
+    return alpha, value
+
+
+def weighted_sum(matrices, weights):
+    """The fused scores, sum of weight * matrix, in at least float32."""
+    return sum(float(weight) * _as_scores(matrix) for weight, matrix in zip(weights, matrices, strict=True))
+
+
+def format_table(rows, columns=TABLE_COLUMNS):
+    """The table as text; rows: list of (name, metrics, intervals or None).
+
+    The dicts are those of `average` and `bootstrap_intervals`. A row with intervals takes two lines.
+    """
+    lines = [["", *columns]]
+    for name, metrics, intervals in rows:
+        digits = [1 if column in ("MdR", "MnR") else 2 for column in columns]
+        lines.append([name, *(f"{metrics[c]:.{d}f}" for c, d in zip(columns, digits, strict=True))])
+        if intervals is not None:
+            ends = ((*intervals[c], d) for c, d in zip(columns, digits, strict=True))
+            lines.append(["", *(f"[{low:.{d}f},{high:.{d}f}]" for low, high, d in ends)])
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]).rstrip()
+        for first, *rest in lines
+    )
+
+
+def _as_scores(tile):
+    """The array as real floats of 32 or 64 bits (float32 and float64 are not copied)."""
+    tile = np.asarray(tile)
+    if tile.dtype.kind not in "biuf" or tile.dtype.itemsize > 8:
+        raise InputError(f"scores must be real numbers of at most 64 bits, not {tile.dtype}")
+    return tile.astype(np.result_type(tile.dtype, np.float32), copy=False)
+
+
+def _check_finite(tile, row, column):
+    finite = np.isfinite(tile)
+    if not finite.all():
+        i, j = np.unravel_index(finite.argmin(), tile.shape)
+        raise InputError(f"the score of query {row + i}, meme {column + j} is {tile[i, j]}; it must be finite")
+
+
+def _count_at_least(tile, line, scores):
+    """How many entries of row line[i] of `tile` are >= scores[i]: int64, as long as `line`.
+
+    The rows are sorted, then all scores are searched at once, one bit of the position per step.
+    """
+    ordered = np.array(tile, order="C")
+    ordered.sort(axis=1)
+    width = ordered.shape[1]
+    below = np.zeros(len(line), np.int64)
+    for bit in reversed(range(width.bit_length())):
+        candidate = below + (1 << bit)
+        inside = candidate <= width
+        last = ordered[line, np.minimum(candidate, width) - 1]
+        below = np.where(inside & (last < scores), candidate, below)
+    return width - below
+
+
+def _add_counts(at_least, line, scores, tile, start):
+    """Add a tile's counts to the pairs whose line (sorted) is one of its rows; row 0 is line `start`."""
+    first, last = np.searchsorted(line, (start, start + len(tile)))
+    at_least[first:last] += _count_at_least(tile, line[first:last] - start, scores[first:last])
+
+
+def _strict_ranks(line, scores, at_least):
+    """Ranks of pairs from the number of scores >= their own in their line; in a tie irrelevant ones lead.
+
+    So k equal relevant scores get the last k of the places which that score takes, in the order of the pairs.
+    """
+    ranks = np.empty(len(line), np.int64)
+    if not len(line):
+        return ranks
+    order = np.lexsort((scores, line))
+    is_new = np.concatenate(([True], (np.diff(line[order]) != 0) | (np.diff(scores[order]) != 0)))
+    start = np.flatnonzero(is_new)
+    size = np.diff(np.append(start, len(line)))
+    position = np.arange(len(line)) - np.repeat(start, size) + 1
+    ranks[order] = at_least[order] - np.repeat(size, size) + position
+    return ranks
+
+
+def _ideal_gain(n_relevant):
+    """DCG of an order which puts n_relevant items first."""
+    gains = np.cumsum(1 / np.log2(np.arange(2, NDCG_CUTOFF + 2)))
+    return gains[np.minimum(n_relevant, NDCG_CUTOFF) - 1]
+
+
+def _chance_of_no_hit(n, r, k):
+    """Probability that none of r relevant items (an array) is among the first k of n in a random order."""
+    log_factorial = np.vectorize(lambda x: math.lgamma(x + 1), otypes=[float])
+    rest = np.maximum(n - r - k, 0)
+    log = log_factorial(n - r) - log_factorial(rest) - log_factorial(n) + log_factorial(n - k)
+    return np.where(n - r < k, 0, np.exp(log))
+
+
+def _load(path):
+    """np.load, memory-mapped and never unpickling; InputError names the file."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as a NumPy file without pickle: {error}") from None
+
+
+def _nonzero(dense):
+    """Places of the ones of a dense 0/1 matrix, in blocks of rows -> (query, meme)."""
+    if dense.ndim != 2 or dense.dtype.kind not in "biuf":
+        raise InputError(f"expected a matrix of 0 and 1, found {dense.dtype} of shape {dense.shape}")
+    found, step = [], max(1, TILE_ELEMENTS // dense.shape[1])
+    for start in range(0, len(dense), step):
+        block = dense[start : start + step]
+        bad = (block != 0) & (block != 1)
+        if bad.any():
+            i, j = np.unravel_index(bad.argmax(), bad.shape)
+            raise InputError(f"relevance must be 0 or 1; query {start + i}, meme {j} has {block[i, j]}")
+        query, meme = np.nonzero(block)
+        found.append((query + start, meme))
+    return (np.concatenate(part) for part in zip(*found, strict=True))
+
+
+def _open_matrix(path):
+    matrix = _load(path)
+    if isinstance(matrix, np.lib.npyio.NpzFile) or matrix.ndim != 2:
+        found = "an archive" if isinstance(matrix, np.lib.npyio.NpzFile) else f"shape {matrix.shape}"
+        raise InputError(f"{path}: expected one matrix, queries x memes, found {found}")
+    return matrix
+
+
+def _build_parser():
+    parser = argparse.ArgumentParser(
+        prog="metrics.py",
+        description="Retrieval metrics of saved similarity matrices (queries x memes), in both directions.",
+    )
+    parser.add_argument("matrices", nargs="+", metavar="MATRIX.npy", help="similarity matrices of one shape")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="one per matrix: adds the row of their weighted sum",
+    )
+    parser.add_argument(
+        "--relevance",
+        metavar="FILE",
+        help=".npy (0/1, queries x memes) or .npz (query, meme, shape); default: the diagonal",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="write all the metrics and their intervals there")
+    return parser
+
+
+def _read_inputs(args):
+    """-> (dict name -> matrix, relevance), all of one shape."""
+    stems = [Path(path).stem for path in args.matrices]
+    names = stems if len(set(stems)) == len(stems) else args.matrices
+    if len(set(names)) < len(names):
+        raise InputError("a matrix is given twice")
+    if args.weights is not None and (len(args.weights) != len(names) or not np.isfinite(args.weights).all()):
+        raise InputError(f"--weights: expected {len(names)} finite numbers, one per matrix; found {args.weights}")
+    if args.seed < 0:
+        raise InputError(f"--seed: expected 0 or more, found {args.seed}")
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise InputError(f"--json: {Path(args.json).parent} is not a folder")
+    matrices = dict(zip(names, map(_open_matrix, args.matrices), strict=True))
+    shape = matrices[names[0]].shape
+    if args.relevance is None and shape[0] != shape[1]:
+        raise InputError(f"{args.matrices[0]}: {_size(shape)}: not square, so that --relevance is needed")
+    relevance = Relevance.load(args.relevance) if args.relevance else Relevance.diagonal(shape[0])
+    for name, matrix in matrices.items():
+        if matrix.shape != relevance.shape:
+            of = args.relevance or names[0]
+            raise InputError(f"{name}: {_size(matrix.shape)}; {of}: {_size(relevance.shape)}")
+    return matrices, relevance
+
+
+def _size(shape):
+    return f"{shape[0]} queries x {shape[1]} memes"
+
+
+def _matrix_ranks(name, read_tile, relevance):
+    try:
+        return ranks_from_tiles(read_tile, relevance)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def main(argv=None):
+    """Print the tables of the command line's matrices; returns the exit code (2: a fault in the input)."""
+    args = _build_parser().parse_args(argv)
+    try:
+        _report(args)
+    except (InputError, OSError) as error:
+        print(f"metrics.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _report(args):
+    matrices, relevance = _read_inputs(args)
+    readers = {name: lambda *place, m=matrix: m[place] for name, matrix in matrices.items()}
+    if args.weights is not None:
+        readers["fused"] = lambda *place: weighted_sum([m[place] for m in matrices.values()], args.weights)
+    ranks = {name: _matrix_ranks(name, read_tile, relevance) for name, read_tile in readers.items()}
+    transposed = relevance.transposed()
+    directions = (
+        ("query_to_meme", "queries", "memes", relevance, relevance.query),
+        ("meme_to_query", "memes", "queries", transposed, relevance.meme),
+    )
+    result = {"weights": args.weights, "seed": args.seed}
+    for direction, (key, lines, items, judged, line) in enumerate(directions):
+        rows = [("random", random_expectation(judged), None)]
+        for name, pair in ranks.items():
+            names, values = per_query_metrics(pair[direction], line, *judged.shape)
+            rows.append((name, average(names, values), bootstrap_intervals(names, values, args.seed)))
+        n_lines = judged.shape[0] - judged.skipped
+        left_out = f" ({judged.skipped:,} more have nothing relevant: left out)" if judged.skipped else ""
+        print(
+            f"{key.replace('_', ' ')}: {n_lines:,} {lines}{left_out}, {judged.shape[1]:,} {items}, "
+            f"{len(line):,} relevant pairs"
+        )
+        print(format_table(rows), end="\n\n")
+        scored = [{"name": name, "metrics": m, "intervals": i} for name, m, i in rows]
+        result[key] = {lines: n_lines, "skipped": judged.skipped, "rows": scored}
+    if args.weights is not None:
+        print("fused = " + " + ".join(f"{w} * {name}" for w, name in zip(args.weights, matrices, strict=True)))
+    print(
+        f"all in %, but the ranks MdR and MnR; [low,high]: 95 % bootstrap interval (1,000 resamples, seed {args.seed})"
+    )
+    if args.json:
+        write_json(args.json, result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

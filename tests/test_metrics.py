@@ -1,0 +1,510 @@
+"""metrics.py against trec_eval, CLIP4Clip's formula, scipy, enumeration, slow loops and hand counts."""
+
+import itertools
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import metrics
+from metrics import RankCounter, Relevance, ranks_from_tiles, relevant_ranks, retrieval_metrics
+from util import InputError
+
+NAMES = ["R@1", "R@5", "R@10", "R@20", "R@50", "recall@1", "recall@5", "recall@10", "recall@20", "recall@50"]
+NAMES += ["P@10", "P@20", "P@50", "MdR", "MnR", "mAP", "nDCG@10"]
+
+
+def random_relevance(rng, n_queries, n_memes, share):
+    return Relevance(*np.nonzero(rng.random((n_queries, n_memes)) < share), (n_queries, n_memes))
+
+
+def slow_ranks(scores, relevance):
+    """The definition: sort each query's memes by (score descending, irrelevant first), then by number."""
+    relevant = set(zip(relevance.query.tolist(), relevance.meme.tolist(), strict=True))
+    rank = {}
+    for q in range(len(scores)):
+        order = sorted(range(scores.shape[1]), key=lambda m, q=q: (-float(scores[q, m]), (q, m) in relevant, m))
+        rank.update({(q, m): i + 1 for i, m in enumerate(order)})
+    return [rank[pair] for pair in zip(relevance.query.tolist(), relevance.meme.tolist(), strict=True)]
+
+
+def of_dense(scores, relevance):
+    return retrieval_metrics(relevant_ranks(scores, relevance), relevance.query, *relevance.shape)
+
+
+def test_equal_to_trec_eval_with_several_relevant_memes():
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    rng = np.random.default_rng(0)
+    relevance = random_relevance(rng, 40, 120, 0.15)
+    scores = np.stack([rng.permutation(120) for _ in range(40)])  # trec_eval orders ties by name: have none
+    truth = {f"q{q}": {} for q in range(40)}
+    for q, m in zip(relevance.query, relevance.meme, strict=True):
+        truth[f"q{q}"][f"m{m}"] = 1
+    run = {f"q{q}": {f"m{m}": float(scores[q, m]) for m in range(120)} for q in range(40)}
+    measures = {"map", "ndcg_cut.10", "recall.1,5,10,20,50", "P.10,20,50"}
+    theirs = pytrec_eval.RelevanceEvaluator(truth, measures).evaluate(run)
+    pairs = {"mAP": "map", "nDCG@10": "ndcg_cut_10"}
+    pairs |= {f"recall@{k}": f"recall_{k}" for k in (1, 5, 10, 20, 50)} | {f"P@{k}": f"P_{k}" for k in (10, 20, 50)}
+    names, values = metrics.per_query_metrics(relevant_ranks(scores, relevance), relevance.query, 40, 120)
+    for ours, name in pairs.items():
+        expected = [100 * theirs[f"q{q}"][name] for q in range(40)]
+        np.testing.assert_allclose(values[:, names.index(ours)], expected, atol=1e-9, err_msg=ours)
+
+
+def test_equal_to_the_clip4clip_formula_with_one_relevant_meme_and_no_ties():
+    scores = np.random.default_rng(1).permutation(90 * 90).reshape(90, 90) / 7 + 400 * np.eye(90)
+    ours = of_dense(scores, Relevance.diagonal(90))
+    place = np.array([np.where(np.argsort(-row) == i)[0][0] for i, row in enumerate(scores)])
+    for k in (1, 5, 10, 20, 50):
+        assert ours[f"R@{k}"] == pytest.approx(100 * np.sum(place < k) / 90)
+    assert ours["MdR"] == np.median(place) + 1 > 1
+    assert ours["MnR"] == pytest.approx(np.mean(place) + 1)
+
+
+def test_names_and_a_ranking_counted_by_hand():
+    # Query 0: memes 2, 0, 3, 1 with 0 and 1 relevant (ranks 2, 4). Query 1: all memes are relevant.
+    scores = np.array([[3.0, 1, 4, 2], [0, 0, 5, 1]])
+    relevance = Relevance([0, 0, 1, 1, 1, 1], [0, 1, 0, 1, 2, 3], (2, 4))
+    ranks = relevant_ranks(scores, relevance)
+    assert ranks[:2].tolist() == [2, 4] and sorted(ranks[2:]) == [1, 2, 3, 4]
+    found = of_dense(scores, relevance)
+    assert list(found) == list(metrics.METRICS) == NAMES
+    dcg, ideal = 1 / np.log2(3) + 1 / np.log2(5), 1 + 1 / np.log2(3)
+    expected = {"R@1": 50, "R@5": 100, "recall@1": 12.5, "recall@5": 100, "P@10": 30, "P@50": 6, "MdR": 1.5}
+    expected |= {"MnR": 1.5, "mAP": 100 * (0.5 + 1) / 2, "nDCG@10": 100 * (dcg / ideal + 1) / 2}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_a_perfect_ranking_scores_100_with_two_relevant_memes_per_query():
+    relevance = Relevance([0, 0, 1, 1], [0, 1, 2, 3], (2, 4))
+    found = of_dense(np.array([[9, 8, 1, 2], [1, 2, 8, 9]]), relevance)
+    assert found["R@1"] == found["R@10"] == found["mAP"] == found["recall@5"] == 100
+    assert found["recall@1"] == 50
+
+
+def test_a_constant_matrix_earns_nothing():
+    by_query, by_meme = ranks_from_tiles(lambda rows, columns: np.ones((4, 4)), Relevance.diagonal(4))
+    assert by_query.tolist() == by_meme.tolist() == [4, 4, 4, 4]
+    scores = np.array([[5, 5, 5, 1, 5, 9]])  # three relevant among five: one irrelevant of the same score leads
+    assert relevant_ranks(scores, Relevance([0, 0, 0], [0, 2, 4], (1, 6))).tolist() == [3, 4, 5]
+    assert relevant_ranks(np.array([[0.0, -0.0]]), Relevance([0], [0], (1, 2))).tolist() == [2]
+    # No tie in float64, one in float32: scores are ranked in the precision they come in.
+    assert relevant_ranks(np.array([[1 + 1e-12, 1]]), Relevance([0], [0], (1, 2))).tolist() == [1]
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "i1", "u8", "?"])
+def test_dense_ranks_equal_the_definition_with_many_ties(dtype):
+    rng = np.random.default_rng(2)
+    for n_queries, n_memes, share in ((13, 37, 0.3), (1, 1, 1.1), (5, 64, 1.1), (30, 8, 0.05)):
+        relevance = random_relevance(rng, n_queries, n_memes, share)
+        scores = rng.integers(0, 6, (n_queries, n_memes)).astype(dtype)
+        assert relevant_ranks(scores, relevance).tolist() == slow_ranks(scores, relevance)
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (3, 5), (4, 1000), (1000, 7), (9, 31), (1000, 1000)])
+def test_tiles_of_any_shape_give_both_directions_of_the_definition(tile):
+    rng = np.random.default_rng(3)
+    relevance = random_relevance(rng, 17, 31, 0.2)
+    scores = rng.integers(-4, 5, (17, 31)).astype(np.float32)
+    by_query, by_meme = ranks_from_tiles(lambda *place: scores[place], relevance, *tile)
+    transposed = relevance.transposed()
+    assert by_query.tolist() == slow_ranks(scores, relevance)
+    assert by_meme[transposed.source].tolist() == slow_ranks(scores.T, transposed)
+    assert by_query.dtype == by_meme.dtype == np.int64
+
+
+def test_memory_is_that_of_the_pairs_and_two_tiles():
+    rng = np.random.default_rng(4)
+    relevance = Relevance(np.sort(rng.integers(2048, size=20_000)), np.arange(20_000), (2048, 20_000))
+    tile = rng.random((512, 2048), dtype=np.float32)  # 4 MB; the matrix would have 164 MB
+    tracemalloc.start()
+    ranks_from_tiles(lambda r, c: tile[: r.stop - r.start, : c.stop - c.start], relevance, rows=512, columns=2048)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16e6
+
+
+def in_tiles(counter, call, scores, places):
+    for rows, columns in places:
+        getattr(counter, call)(rows, columns, scores[rows, columns])
+
+
+def test_tiles_that_do_not_cover_the_matrix_once_are_an_error():
+    scores, halves = np.arange(16.0).reshape(4, 4), [(slice(0, 2), slice(None)), (slice(2, 9), slice(0, 4))]
+    for places in (halves[:1], [*halves, halves[0]]):
+        counter = RankCounter(Relevance.diagonal(4))
+        in_tiles(counter, "observe", scores, places)
+        with pytest.raises(ValueError, match="first pass do not cover.* got (0|8) of its 4"):
+            counter.count(*halves[0], scores[halves[0]])
+    counter = RankCounter(Relevance.diagonal(4))
+    in_tiles(counter, "observe", scores, halves)
+    with pytest.raises(ValueError, match="ranks.* before count"):
+        counter.ranks()
+    in_tiles(counter, "count", scores, halves[1:])
+    with pytest.raises(ValueError, match="second pass do not cover the matrix once: query 0 got 0 of its 4"):
+        counter.ranks()
+    with pytest.raises(ValueError, match="observe.* after count"):
+        counter.observe(*halves[0], scores[halves[0]])
+    with pytest.raises(ValueError, match="another score"):
+        counter.count(*halves[0], scores[halves[0]] + 1e-9)
+    in_tiles(counter, "count", scores, halves[:1])
+    assert counter.ranks()[0].tolist() == [4, 3, 2, 1]
+    # Every row and column got as many scores as it has, but half of the matrix twice and half of it never.
+    counter, twice = RankCounter(Relevance([0], [2], (4, 4))), [(slice(0, 2),) * 2, (slice(2, 4),) * 2] * 2
+    in_tiles(counter, "observe", scores, twice)
+    with pytest.raises(ValueError, match="left out a relevant pair"):
+        in_tiles(counter, "count", scores, twice)
+
+
+@pytest.mark.parametrize("rows, columns", [(slice(0, 3), slice(0, 4)), (slice(0, 4, 2), slice(0, 4))])
+def test_a_tile_that_does_not_fit_its_place_is_an_error(rows, columns):
+    with pytest.raises(ValueError, match="tile of shape"):
+        RankCounter(Relevance.diagonal(4)).observe(rows, columns, np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_are_errors_that_say_where(value):
+    scores = np.zeros((6, 9), np.float32)
+    scores[4, 7] = value
+    with pytest.raises(InputError, match=f"query 4, meme 7 is {value}"):
+        relevant_ranks(scores, Relevance([0], [0], (6, 9)))
+    with pytest.raises(InputError, match=f"query 4, meme 7 is {value}"):
+        ranks_from_tiles(lambda *place: scores[place], Relevance([0], [0], (6, 9)), 3, 4)
+    with pytest.raises(InputError, match="complex"):
+        relevant_ranks(np.zeros((6, 9), complex), Relevance([0], [0], (6, 9)))
+
+
+def test_lines_without_a_relevant_item_are_left_out_and_counted():
+    scores = np.array([[1.0, 2, 3], [3, 2, 1], [1, 2, 3]])
+    relevance = Relevance([0, 2], [2, 0], (3, 3))
+    names, values = metrics.per_query_metrics(relevant_ranks(scores, relevance), relevance.query, 3, 3)
+    assert values[:, names.index("MnR")].tolist() == [1, 3]
+    assert relevance.skipped == 1 and relevance.counts.tolist() == [1, 0, 1]
+    nothing = Relevance([], [], (3, 3))
+    assert relevant_ranks(scores, nothing).tolist() == [] and nothing.skipped == 3
+    with pytest.raises(InputError, match="nothing to average"):
+        of_dense(scores, nothing)
+    with pytest.raises(InputError, match="nothing to average"):
+        metrics.random_expectation(nothing)
+
+
+@pytest.mark.parametrize("ranks, match", [([0, 1], "outside 1"), ([2, 2], "same rank"), ([1, 4], "outside 1")])
+def test_ranks_that_cannot_be_ranks_are_an_error(ranks, match):
+    with pytest.raises(ValueError, match=match):
+        retrieval_metrics(ranks, [0, 0], 1, 3)
+
+
+def test_bootstrap_equals_a_plain_loop_in_any_chunks(monkeypatch):
+    rng = np.random.default_rng(5)
+    names, values = ("mAP", "MdR", "R@1"), rng.integers(0, 30, (24, 3)).astype(float)
+    draws = np.random.default_rng(7).integers(24, size=(150, 24))
+    samples = [[values[d, 0].mean(), np.median(values[d, 1]), values[d, 2].mean()] for d in draws]
+    expected = np.percentile(samples, [2.5, 97.5], axis=0).T
+    for elements in (2**23, 24 * 2 * 7, 1):
+        monkeypatch.setattr(metrics, "TILE_ELEMENTS", elements)
+        found = metrics.bootstrap_intervals(names, values, seed=7, resamples=150)
+        assert list(found) == list(names)
+        np.testing.assert_allclose(list(found.values()), expected, rtol=1e-12)
+    assert found != metrics.bootstrap_intervals(names, values, seed=8, resamples=150)
+
+
+def test_bootstrap_agrees_with_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(6).gamma(2, 20, (300, 2))
+    found = metrics.bootstrap_intervals(("MnR", "MdR"), values, resamples=4000)
+    for column, (name, statistic) in enumerate((("MnR", np.mean), ("MdR", np.median))):
+        theirs = stats.bootstrap(
+            (values[:, column],),
+            statistic,
+            method="percentile",
+            n_resamples=4000,
+            rng=np.random.default_rng(1),
+        ).confidence_interval
+        width = theirs.high - theirs.low
+        np.testing.assert_allclose(found[name], theirs, atol=0.08 * width)
+
+
+@pytest.mark.parametrize(
+    "shape, pairs",
+    [
+        ((3, 6), [(0, 1), (0, 2), (1, 5), (2, 0), (2, 1), (2, 3), (2, 4)]),
+        ((1, 6), [(0, 3)]),  # the median falls between two ranks
+        ((2, 4), [(0, 0), (0, 1), (0, 2), (0, 3)]),  # one query has all memes, one has none
+        ((1, 1), [(0, 0)]),
+    ],
+)
+def test_random_expectation_equals_the_mean_over_all_orders(shape, pairs):
+    relevance = Relevance(*np.transpose(pairs), shape)
+    per_order = []
+    for order in itertools.permutations(range(shape[1])):
+        ranks = relevant_ranks(np.tile(order, (shape[0], 1)), relevance)
+        names, values = metrics.per_query_metrics(ranks, relevance.query, *shape)
+        per_order.append(values)
+    expected = metrics.average(names, np.concatenate(per_order))
+    assert metrics.random_expectation(relevance) == pytest.approx(expected, abs=1e-9)
+
+
+def test_random_expectation_agrees_with_simulation_at_all_cutoffs():
+    rng = np.random.default_rng(8)
+    relevance = random_relevance(rng, 60, 150, 0.04)
+    values = [
+        metrics.per_query_metrics(relevant_ranks(rng.random((60, 150)), relevance), relevance.query, 60, 150)[1]
+        for _ in range(300)
+    ]
+    simulated = metrics.average(metrics.METRICS, np.concatenate(values))
+    error = np.concatenate(values).std(axis=0) / np.sqrt(300 * len(values[0]))
+    expected = metrics.random_expectation(relevance)
+    for name, one_error in zip(metrics.METRICS, error, strict=True):
+        assert simulated[name] == pytest.approx(expected[name], abs=4 * one_error + 0.5 * (name == "MdR")), name
+
+
+def test_random_expectation_at_the_benchmarks_size():
+    rng = np.random.default_rng(9)
+    relevance = Relevance(rng.integers(3630, size=148_886), np.arange(148_886), (3630, 148_886))
+    found = metrics.random_expectation(relevance)
+    mean_share = 148_886 / 3630 / 148_886
+    assert found["R@1"] == pytest.approx(100 * mean_share, rel=1e-5)
+    assert found["P@10"] == pytest.approx(100 * mean_share)
+    in_mean = metrics.random_expectation(relevance.transposed())
+    assert in_mean["MdR"] == 1815.5 and in_mean["MnR"] == pytest.approx(1815.5)
+
+
+def test_fit_weight_equals_a_loop_and_reads_blocks(monkeypatch, tmp_path):
+    rng = np.random.default_rng(10)
+    relevance = random_relevance(rng, 20, 40, 0.1)
+    signal = np.zeros((20, 40), np.float32)
+    signal[relevance.query, relevance.meme] = 1
+    qi, qc = (signal * gain + rng.normal(size=signal.shape).astype(np.float32) for gain in (0.8, 2.0))
+    grid = np.linspace(0, 1, 21)
+    by_alpha = {a: of_dense(float(a) * qi + (1 - float(a)) * qc, relevance)["mAP"] for a in grid}
+    alpha, value = metrics.fit_weight(qi, qc, relevance, grid)
+    assert by_alpha[alpha] == value == max(by_alpha.values()) > max(by_alpha[0], by_alpha[1])
+    np.save(tmp_path / "qi.npy", qi)
+    monkeypatch.setattr(metrics, "TILE_ELEMENTS", 130)
+    in_blocks = metrics.fit_weight(np.load(tmp_path / "qi.npy", mmap_mode="r"), qc, relevance, grid)
+    assert in_blocks == (alpha, value)
+    with pytest.raises(ValueError, match="QC is"):
+        metrics.fit_weight(qi, qc.T, relevance)
+
+
+def test_fit_weight_takes_the_tied_alpha_nearest_to_one_half():
+    perfect, bad = np.eye(5), np.ones((5, 5)) - np.eye(5)
+    relevance = Relevance.diagonal(5)
+    assert metrics.fit_weight(perfect, perfect, relevance) == (0.5, 100)
+    assert metrics.fit_weight(perfect, bad, relevance) == (0.51, 100)  # at 0.5 the sum is constant
+    assert metrics.fit_weight(perfect, 0.01 * bad, relevance, [0.3, 0.7, 1]) == (0.3, 100)
+
+
+@pytest.mark.parametrize(
+    "query, meme, shape, match",
+    [
+        ([0, 3], [0, 0], (3, 3), "pair 1: query 3, meme 0 is outside 3 queries x 3 memes"),
+        ([0], [-1], (3, 3), "meme -1 is outside"),
+        ([1, 0, 1], [2, 0, 2], (3, 3), "query 1, meme 2 occurs more than once"),
+        ([0, 1], [0], (3, 3), "one entry of each per relevant pair"),
+        ([0], [0], (3, 0), "one entry of each"),
+        ([0], [0], (3,), "one entry of each"),
+        ([0.5], [0], (3, 3), "'query' must be a list of integers"),
+        ([0], [[0]], (3, 3), "'meme' must be"),
+    ],
+)
+def test_relevance_is_checked(query, meme, shape, match):
+    with pytest.raises(InputError, match=match):
+        Relevance(query, meme, shape)
+
+
+@pytest.mark.parametrize("elements", [2**23, 4])  # 4: a dense file is read in blocks of one query
+def test_relevance_sorts_saves_loads_and_transposes(elements, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "TILE_ELEMENTS", elements)
+    relevance = Relevance([2, 0, 0], [1, 3, 0], (3, 4))
+    assert (relevance.query.tolist(), relevance.meme.tolist()) == ([0, 0, 2], [0, 3, 1])
+    assert relevance.source.tolist() == [2, 1, 0] and relevance.query.dtype == np.int64
+    relevance.save(tmp_path / "relevance.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["relevance.npz"]
+    np.save(tmp_path / "dense.npy", np.array([[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]], np.uint8))
+    for name in ("relevance.npz", "dense.npy"):
+        loaded = Relevance.load(tmp_path / name)
+        assert loaded.shape == (3, 4)
+        assert (loaded.query.tolist(), loaded.meme.tolist()) == ([0, 0, 2], [0, 3, 1])
+    transposed = relevance.transposed()
+    assert transposed.shape == (4, 3) and transposed.query.tolist() == [0, 1, 3]
+    assert relevance.meme[transposed.source].tolist() == transposed.query.tolist()
+    assert relevance.query[transposed.source].tolist() == transposed.meme.tolist()
+    part = relevance.queries(1, 3)
+    assert (part.query.tolist(), part.meme.tolist(), part.shape) == ([1], [1], (2, 4))
+
+
+class Exploit:
+    def __reduce__(self):
+        return os.mkdir, ("exploited",)
+
+
+def test_a_bad_entry_of_a_later_block_is_named_with_its_query(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "TILE_ELEMENTS", 4)
+    np.save(tmp_path / "dense.npy", np.array([[0, 1, 0], [0, 0, 0.5]]))
+    with pytest.raises(InputError, match="query 1, meme 2 has 0.5"):
+        Relevance.load(tmp_path / "dense.npy")
+
+
+def write_bad_relevance(path):
+    if path.name == "pickle.npy":
+        path.write_bytes(pickle.dumps(Exploit()))
+    elif path.name == "object.npy":
+        np.save(path, np.array([[Exploit()]]), allow_pickle=True)
+    elif path.name == "object.npz":
+        np.savez(path, query=np.array([Exploit()]), meme=[0], shape=[1, 1])
+    elif path.name == "keys.npz":
+        np.savez(path, query=[0], meme=[0])
+    elif path.name == "graded.npy":
+        np.save(path, np.array([[0, 1], [2, 0]]))
+    elif path.name == "nan.npy":
+        np.save(path, np.array([[0, np.nan]]))
+    elif path.name == "flat.npy":
+        np.save(path, np.array([0, 1]))
+    elif path.name == "empty.npy":
+        path.write_bytes(b"")
+    elif path.name == "cut.npz":
+        np.savez(path, query=[0], meme=[0], shape=[1, 1])
+        path.write_bytes(path.read_bytes()[:200])
+
+
+BAD_RELEVANCE = {
+    "pickle.npy": "pickle",
+    "object.npy": "pickle|object",
+    "object.npz": "allow_pickle",
+    "keys.npz": r"no array \['shape'\]; the file holds \['meme', 'query'\]",
+    "graded.npy": "query 1, meme 0 has 2",
+    "nan.npy": "query 0, meme 1 has nan",
+    "flat.npy": r"shape \(2,\)",
+    "empty.npy": "without pickle",
+    "cut.npz": "without pickle",
+    "absent.npz": "No such file",
+}
+
+
+@pytest.mark.parametrize("name", BAD_RELEVANCE)
+def test_bad_relevance_files_are_named_and_no_pickle_is_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_bad_relevance(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: .*({BAD_RELEVANCE[name]})"):
+        Relevance.load(tmp_path / name)
+    assert not Path("exploited").exists()
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """A folder with qi, qc, square.npy, relevance.npz, dense.npy; the test runs in it."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(11)
+    relevance = random_relevance(rng, 30, 70, 0.08)
+    dense = np.zeros(relevance.shape, np.uint8)
+    dense[relevance.query, relevance.meme] = 1
+    for name in ("qi", "qc"):
+        np.save(f"{name}.npy", (dense + rng.normal(size=dense.shape)).astype(np.float32))
+    np.save("square.npy", rng.normal(size=(8, 8)))
+    np.save("dense.npy", dense)
+    relevance.save("relevance.npz")
+    return relevance
+
+
+def test_command_line_prints_and_stores_the_functions_numbers(saved, capsys):
+    args = ["qi.npy", "qc.npy", "--weights", "0.73", "0.27", "--seed", "3"]
+    assert metrics.main([*args, "--relevance", "relevance.npz", "--json", "all.json"]) == 0
+    printed = capsys.readouterr().out
+    assert metrics.main([*args, "--relevance", "dense.npy"]) == 0
+    assert capsys.readouterr().out == printed
+    stored = json.loads(Path("all.json").read_text())
+    qi, qc = np.load("qi.npy"), np.load("qc.npy")
+    matrices = {"qi": qi, "qc": qc, "fused": 0.73 * qi + 0.27 * qc}
+    judged = {"query_to_meme": saved, "meme_to_query": saved.transposed()}
+    for direction, relevance in judged.items():
+        rows = {row["name"]: row for row in stored[direction]["rows"]}
+        assert list(rows) == ["random", *matrices] and rows["random"]["intervals"] is None
+        assert rows["random"]["metrics"] == metrics.random_expectation(relevance)
+        assert stored[direction]["skipped"] == relevance.skipped
+        for name, scores in matrices.items():
+            scores = scores if direction == "query_to_meme" else scores.T
+            ranks = relevant_ranks(scores, relevance)
+            names, values = metrics.per_query_metrics(ranks, relevance.query, *relevance.shape)
+            assert rows[name]["metrics"] == pytest.approx(metrics.average(names, values))
+            low, high = metrics.bootstrap_intervals(names, values, seed=3)["mAP"]
+            assert rows[name]["intervals"]["mAP"] == pytest.approx([low, high])
+            assert f"[{low:.2f},{high:.2f}]" in printed
+            assert f"  {rows[name]['metrics']['mAP']:.2f}  " in printed
+    assert "fused = 0.73 * qi + 0.27 * qc" in printed
+    assert f"query to meme: {30 - saved.skipped} queries" in printed and "70 memes" in printed
+
+
+def test_command_line_of_a_square_matrix_runs_alone_from_anywhere(saved):
+    program = Path(metrics.__file__)
+    command = [sys.executable, str(program), "square.npy"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    expected = of_dense(np.load("square.npy"), Relevance.diagonal(8))
+    row = next(line for line in result.stdout.splitlines() if line.startswith("square "))
+    assert row.split()[1:] == [
+        f"{expected[name]:.{1 if name in ('MdR', 'MnR') else 2}f}" for name in metrics.TABLE_COLUMNS
+    ]
+    assert "fused" not in result.stdout
+
+
+def test_the_documents_example_prints_what_the_document_says(tmp_path, monkeypatch, capsys):
+    document = (Path(metrics.__file__).parent / "docs/METRICS.md").read_text(encoding="utf-8")
+    code, command, output = re.search(
+        r"```python\n(import numpy.*?)```\n\n`python metrics.py (.*?)` prints\n\n```\n(.*?)```", document, re.DOTALL
+    ).groups()
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert metrics.main(command.split()) == 0
+    number = r"\d+\.\d+"
+    printed = capsys.readouterr().out
+    assert re.sub(number, "", printed).split() == re.sub(number, "", output).split()
+    found, written = ([float(x) for x in re.findall(number, text)] for text in (printed, output))
+    assert found == pytest.approx(written, abs=0.011)  # the last digit may be rounded otherwise elsewhere
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("qi.npy", "qi.npy: 30 queries x 70 memes: not square, so that --relevance is needed"),
+        (
+            "qi.npy square.npy --relevance relevance.npz",
+            "square: 8 queries x 8 memes; relevance.npz: 30 queries",
+        ),
+        ("square.npy qi.npy", "qi: 30 queries x 70 memes; square: 8 queries x 8 memes"),
+        ("square.npy --relevance dense.npy", "square: 8 queries x 8 memes; dense.npy: 30 queries x 70 memes"),
+        ("square.npy --weights 0.5 0.5", "--weights: expected 1 finite numbers, one per matrix"),
+        ("square.npy --weights nan", "--weights: expected 1 finite"),
+        ("square.npy --seed -1", "--seed: expected 0 or more, found -1"),
+        ("square.npy square.npy", "a matrix is given twice"),
+        ("absent.npy", "absent.npy: cannot be read"),
+        ("relevance.npz", "relevance.npz: expected one matrix, queries x memes, found an archive"),
+        ("cube.npy", "cube.npy: expected one matrix, queries x memes, found shape (2, 2, 2)"),
+        ("pickle.npy", "pickle.npy: cannot be read as a NumPy file without pickle"),
+        ("nan.npy", "nan: the score of query 1, meme 0 is nan"),
+        ("square.npy --relevance none.npy", "nothing to average"),
+        ("square.npy --json absent/all.json", "--json: absent is not a folder"),
+    ],
+)
+def test_command_line_errors_are_one_line_and_exit_code_2(saved, command, message, capsys):
+    np.save("cube.npy", np.zeros((2, 2, 2)))
+    np.save("nan.npy", np.array([[0, 1], [np.nan, 1]]))
+    np.save("none.npy", np.zeros((8, 8)))
+    Path("pickle.npy").write_bytes(pickle.dumps(Exploit()))
+    assert metrics.main(command.split()) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("metrics.py: error: ") and message in output.err and output.out == ""
+    assert len(output.err.splitlines()) == 1 and not Path("exploited").exists()
+
+
+def test_table_without_intervals_and_with_chosen_columns():
+    table = metrics.format_table([("QI", {"R@1": 12.345, "MdR": 7.0}, None)], columns=("R@1", "MdR"))
+    assert [line.split() for line in table.splitlines()] == [["R@1", "MdR"], ["QI", "12.35", "7.0"]]
+    table = metrics.format_table([("QI", {"R@1": 12.0}, {"R@1": (1, 20.5)})], columns=("R@1",))
+    assert table.splitlines()[2].strip() == "[1.00,20.50]"
