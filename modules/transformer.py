@@ -14,7 +14,7 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation that CLIP was trained with."""
 
     def forward(self, x):
-        return x * torch.sigmoid(1.702 * x)
+        return F.silu(1.702 * x) / 1.702  # the same function; silu is one kernel forwards and one backwards
 
 
 class SelfAttention(nn.Module):
@@ -29,8 +29,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x, attention_mask=None, causal=False):
         B, L, width = x.shape
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = qkv.view(B, L, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        query, key, value = (part.view(B, L, self.heads, width // self.heads).transpose(1, 2) for part in qkv)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, is_causal=causal)
         return self.out_proj(out.transpose(1, 2).reshape(B, L, width))
 
