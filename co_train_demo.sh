@@ -1,0 +1,9 @@
+#!/bin/sh
+# Co-trains IEF on the demo community with a tiny CLIP, from scratch: sh co_train_demo.sh [more flags]
+# Installs what is missing (scripts/set_up.sh) and draws the community into data/demo if it is not there.
+CDPATH="" cd "$(dirname "$0")" || exit
+. scripts/set_up.sh
+set_up requirements.txt
+"$PYTHON" -m preprocess.make_demo --out data/demo || exit
+exec "$PYTHON" main_task_retrieval.py --do_train --datatype demo --data_path data/demo --output_dir runs/demo \
+  --overwrite --pretrained_clip_name ViT-tiny/8 --epochs 8 --batch_size 64 --lr 1e-3 "$@"

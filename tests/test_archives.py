@@ -1,0 +1,199 @@
+"""Archives made here, good ones and one of each bad kind."""
+
+import gzip
+import io
+import os
+import stat
+import tarfile
+import zipfile
+
+import pytest
+
+from preprocess.archives import archive_stem, extract
+from util import InputError
+
+
+def make_zip(path, members):
+    """members: (name, bytes, unix mode or None) in this order."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content, mode in members:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (mode or 0) << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
+    return path
+
+
+def make_tar(path, members):
+    """members: (name, bytes) or (name, tar type, link target) in this order."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, *rest in members:
+            info = tarfile.TarInfo(name)
+            if len(rest) == 1:
+                info.size = len(rest[0])
+                archive.addfile(info, io.BytesIO(rest[0]))
+            else:
+                info.type, info.linkname = rest
+                archive.addfile(info)
+    return path
+
+
+def tree(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def refused(archive, words, **options):
+    """The archive is refused with these words, and nothing of it stays anywhere beside it."""
+    before = tree(archive.parent)
+    with pytest.raises(InputError, match=words) as error:
+        extract(archive, archive.parent / "out", **options)
+    assert str(archive) in str(error.value)
+    assert tree(archive.parent) == before
+
+
+LINK = stat.S_IFLNK | 0o777
+
+
+@pytest.mark.parametrize("name", ["memes.zip", "memes.tar.gz", "memes.tgz", "memes.TGZ"])
+def test_files_arrive_as_they_are(tmp_path, name):
+    files = {"train.csv": b"image_id\n", "images/a/表情 😀.jpg": os.urandom(3_000_000), "images/empty.jpg": b""}
+    if name.endswith("zip"):
+        archive = make_zip(tmp_path / name, [("images/", b"", None)] + [(*item, None) for item in files.items()])
+    else:
+        archive = make_tar(tmp_path / name, [("./images", tarfile.DIRTYPE, "")] + list(files.items()))
+    extract(archive, tmp_path / "deep" / "out")
+    out = tmp_path / "deep" / "out"
+    assert {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+    assert os.listdir(tmp_path / "deep") == ["out"]
+    assert stat.S_IMODE(out.stat().st_mode) == stat.S_IMODE(out.parent.stat().st_mode)
+
+
+def test_nothing_is_overwritten(tmp_path):
+    archive = make_zip(tmp_path / "memes.zip", [("a", b"new", None)])
+    (tmp_path / "out").mkdir()
+    extract(archive, tmp_path / "out")  # an empty folder is as good as none
+    (tmp_path / "out" / "a").write_text("edited")
+    with pytest.raises(InputError, match="is there already"):
+        extract(archive, tmp_path / "out")
+    assert (tmp_path / "out" / "a").read_text() == "edited"
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "link").symlink_to("nowhere")
+    for taken in ("file", "link"):
+        with pytest.raises(InputError, match="is there already"):
+            extract(archive, tmp_path / taken)
+
+
+def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
+    archive = make_zip(tmp_path / "memes.zip", [("a", b"new", None)])
+    (tmp_path / ".out.unpacked.partial").mkdir()
+    (tmp_path / ".out.unpacked.partial" / "a").write_text("half")
+    extract(archive, tmp_path / "out")
+    assert tree(tmp_path) == {"memes.zip", "out", "out/a"}
+
+
+NAMES = ["/etc/x", "../x", "a/../../x", "a/..", "//x"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_leaves_the_folder(tmp_path, name):
+    refused(make_zip(tmp_path / "a.zip", [("good", b"", None), (name, b"bad", None)]), "leaves the folder")
+    refused(make_tar(tmp_path / "a.tgz", [("good", b""), (name, b"bad")]), "leaves the folder")
+    refused(make_tar(tmp_path / "b.tgz", [(name, tarfile.SYMTYPE, "good")]), "leaves the folder")
+
+
+def test_a_backslash_is_a_separator_elsewhere(tmp_path):
+    refused(make_zip(tmp_path / "a.zip", [("..\\x", b"", None)]), "no valid name")
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../x", "a/../../x", "../memes/x", "../out/good"])
+def test_a_link_that_leaves_the_folder(tmp_path, target):
+    refused(make_zip(tmp_path / "a.zip", [("good", b"", None), ("link", target, LINK)]), "outside the folder")
+    refused(make_tar(tmp_path / "a.tgz", [("good", b""), ("link", tarfile.SYMTYPE, target)]), "outside the folder")
+    refused(make_tar(tmp_path / "b.tgz", [("link", tarfile.LNKTYPE, target)]), "leaves the folder|no file of")
+
+
+def test_links_that_leave_it_together(tmp_path):
+    """a/b/up points to the top; c, spelt inside, then goes one further up."""
+    links = [("a/b/c", tarfile.SYMTYPE, "up/.."), ("a/b/up", tarfile.SYMTYPE, "../..")]
+    for members in (links, links[::-1]):
+        refused(make_tar(tmp_path / "a.tgz", members), "outside the folder")
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for link in ("a/link", "link"):
+        for bad in ([b"bad"], [tarfile.SYMTYPE, "x"]):
+            members = [(link, tarfile.SYMTYPE, str(outside)), (f"{link}/bad", *bad)]
+            refused(make_tar(tmp_path / "a.tgz", members), "outside the folder")
+    members = [("in/x", b""), ("link", tarfile.SYMTYPE, "in"), ("link/y", b"bad")]
+    refused(make_tar(tmp_path / "a.tgz", members), "cannot be unpacked")
+    members = [("in/x", b""), ("link", tarfile.SYMTYPE, "in"), ("link/y", tarfile.SYMTYPE, "x")]
+    refused(make_tar(tmp_path / "a.tgz", members), "behind another link")
+    members = [("in/x", b""), ("link", tarfile.SYMTYPE, "in"), ("y", tarfile.LNKTYPE, "link/x")]
+    refused(make_tar(tmp_path / "a.tgz", members), "no file of the archive")
+
+
+def test_links_inside_the_folder_work(tmp_path):
+    members = [("b/alias", tarfile.SYMTYPE, "../a/file"), ("dir", tarfile.SYMTYPE, "a")]
+    members += [("a/file", b"meme"), ("same", tarfile.LNKTYPE, "a/file"), ("dangling", tarfile.SYMTYPE, "none")]
+    extract(make_tar(tmp_path / "a.tgz", members), tmp_path / "tar")
+    extract(make_zip(tmp_path / "a.zip", [("alias", "file", LINK), ("file", b"meme", None)]), tmp_path / "zip")
+    for path in ("tar/b/alias", "tar/dir/file", "tar/same", "zip/alias"):
+        assert (tmp_path / path).read_bytes() == b"meme"
+    assert os.path.islink(tmp_path / "tar" / "dangling")
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_devices_and_pipes(tmp_path, kind):
+    refused(make_tar(tmp_path / "a.tgz", [("good", b""), ("null", kind, "")]), "'null' is a device or pipe")
+    mode = {tarfile.CHRTYPE: stat.S_IFCHR, tarfile.BLKTYPE: stat.S_IFBLK, tarfile.FIFOTYPE: stat.S_IFIFO}[kind]
+    refused(make_zip(tmp_path / "a.zip", [("null", b"", mode | 0o600)]), "'null' is a device or pipe")
+
+
+def test_a_member_that_occurs_twice(tmp_path):
+    refused(make_tar(tmp_path / "a.tgz", [("a", b"1"), ("./a", b"2")]), "'./a' occurs twice")
+    refused(make_zip(tmp_path / "a.zip", [("a", b"1", None), ("a//b", b"2", None)]), "cannot be unpacked")
+    refused(make_tar(tmp_path / "b.tgz", [("a", b"1"), ("a", tarfile.SYMTYPE, "b")]), "cannot be unpacked")
+
+
+def test_a_bomb_stops_at_the_bound(tmp_path):
+    bomb = make_zip(tmp_path / "a.zip", [("a", bytes(5_000_000), None), ("b", bytes(5_000_000), None)])
+    assert bomb.stat().st_size < 20_000
+    refused(bomb, "more than the 9,999,999 bytes", max_bytes=9_999_999)
+    refused(make_tar(tmp_path / "a.tgz", [("a", bytes(10_000_000))]), "more than", max_bytes=9_999_999)
+    extract(bomb, tmp_path / "out", max_bytes=10_000_000)
+
+
+def test_a_bomb_that_lies_about_its_size(tmp_path):
+    content = bytearray(make_zip(tmp_path / "a.zip", [("a", bytes(5_000_000), None)]).read_bytes())
+    honest = (5_000_000).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(content.replace(honest, (10).to_bytes(4, "little")))
+    refused(tmp_path / "a.zip", "cannot be unpacked|more than", max_bytes=1_000_000)
+
+
+def test_damaged_archives(tmp_path):
+    whole = make_zip(tmp_path / "a.zip", [("a", os.urandom(50_000), None)]).read_bytes()
+    for content in (b"", b"no archive", whole[:30_000], whole[:20_000] + b"x" + whole[20_001:]):
+        (tmp_path / "a.zip").write_bytes(content)
+        refused(tmp_path / "a.zip", "cannot be unpacked")
+    (tmp_path / "a.zip").unlink()
+    whole = make_tar(tmp_path / "a.tgz", [("a", os.urandom(50_000))]).read_bytes()
+    for content in (b"", b"no archive", gzip.compress(b"no tar" * 200), whole[:30_000], whole[:-8] + bytes(8)):
+        (tmp_path / "a.tgz").write_bytes(content)
+        refused(tmp_path / "a.tgz", "cannot be unpacked")
+
+
+def test_an_encrypted_zip(tmp_path):
+    content = bytearray(make_zip(tmp_path / "a.zip", [("a", b"secret", None)]).read_bytes())
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # the "encrypted" bit of both headers
+        content[content.index(mark) + flags] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    refused(tmp_path / "a.zip", "encrypted")
+
+
+def test_other_kinds_of_archives(tmp_path):
+    assert [archive_stem(name) for name in ("a/b.tar.gz", "b.TGZ", "b.c.zip")] == ["b", "b", "b.c"]
+    for name in ("a.rar", "zip", ".zip", "..zip", "...tgz", "a.tar"):
+        with pytest.raises(InputError, match="ends with .zip, .tar.gz, .tgz"):
+            extract(tmp_path / name, tmp_path / "out")
