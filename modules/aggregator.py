@@ -82,6 +82,7 @@ def start_from_clip_text(transformer, positions, clip):
     transformer.load_state_dict(
         {name: tensor for name, tensor in clip.transformer.state_dict().items() if int(name.split(".")[1]) < layers}
     )
+    known = clip.positional_embedding[: len(positions.embedding)]  # --max_frames may be more than CLIP's context
     with torch.no_grad():
-        positions.embedding.copy_(clip.positional_embedding[: len(positions.embedding)])
+        positions.embedding[: len(known)].copy_(known)
     return True

@@ -94,7 +94,7 @@ def set_random_states(states, device):
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def check_resumable(path, state, args, records):
+def check_resumable(path, state, args):
     """InputError where resuming could not give the run that was not interrupted: says which flag, and how."""
     if "optimizer" not in state:
         raise InputError(f"{path}: holds a model only; resume from checkpoint_last.pt, or use --init_model")
@@ -108,8 +108,6 @@ def check_resumable(path, state, args, records):
     for name, old in state["arguments"].items():
         if name not in NOT_CHECKED_ON_RESUME and name in own and own[name] != old:
             raise InputError(f"{path}: was written with --{name} {old}, this run has {own[name]}")
-    if state["records"] != records:
-        raise InputError(f"{path}: the train split had {state['records']} records, now {records}")
 
 
 def adopt_arguments(args, given, state, path):

@@ -49,6 +49,14 @@ class ClipSizes:
                 "these are not the weights of a CLIP with a vision transformer: no key 'visual.proj' "
                 f"among {len(state)} keys such as {sorted(state)[:3]}"
             )
+        problems = [f"missing {name}" for name in SIZED if name not in state]
+        problems += [
+            f"{name}: {tuple(state[name].shape)} in the file, expected {axes} axes"
+            for name, axes in SIZED.items()
+            if name in state and state[name].ndim != axes
+        ]
+        if problems:
+            raise InputError("these are not the weights of a CLIP:\n  " + "\n  ".join(problems))
 
         def layers(prefix):
             return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
@@ -80,6 +88,15 @@ TINY = ClipSizes(
     text_layers=3,
 )
 FROM_SCRATCH = {"ViT-tiny/8": TINY}
+# The tensors that the sizes are read from, with their numbers of axes.
+SIZED = {
+    "visual.conv1.weight": 4,
+    "visual.positional_embedding": 2,
+    "text_projection": 2,
+    "ln_final.weight": 1,
+    "positional_embedding": 2,
+    "token_embedding.weight": 2,
+}
 
 
 class VisionTransformer(nn.Module):
@@ -211,8 +228,11 @@ def read_state_dict(path):
 
 def published_note(path):
     """Whether a weights file is the published ViT-B/32, by its checksum: a sentence for the log."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        same = hashlib.file_digest(file, "sha256").hexdigest() == PUBLISHED_SHA256
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    same = digest.hexdigest() == PUBLISHED_SHA256
     return f"{path} ({'the published file' if same else 'not the published ViT-B-32.pt, by its SHA-256'})"
 
 

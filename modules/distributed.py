@@ -4,6 +4,7 @@ At one process (started without torchrun) every function is the identity.
 """
 
 import datetime
+import inspect
 import os
 
 import torch
@@ -128,4 +129,7 @@ def data_parallel(module, device):
     if not dist.is_initialized():
         return module
     devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+    known = inspect.signature(DistributedDataParallel).parameters
+    # newer versions of torch call it by the first name, and warn of the second
+    keyword = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
+    return DistributedDataParallel(module, device_ids=devices, **{keyword: False})

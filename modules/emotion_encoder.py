@@ -96,7 +96,10 @@ def bert_vectors(words, name):
 
     Raises InputError where `transformers` or the weights are missing.
     """
+    from dataloaders.torchvision_ops import import_torchvision
+
     try:
+        import_torchvision()  # transformers imports it too, and would fail where its library does not load
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
         raise InputError(
@@ -104,7 +107,8 @@ def bert_vectors(words, name):
             "(or use --emotion_encoder clip)"
         ) from error
     try:
-        tokenizer, bert = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name).eval()
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        bert = AutoModel.from_pretrained(name).float().eval()  # some are stored in half precision
     except (OSError, ValueError) as error:
         raise InputError(
             f"--bert_name {name}: no BERT there. It is looked for as a folder with config.json, vocab.txt and "

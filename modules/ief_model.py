@@ -105,6 +105,8 @@ class IEF(nn.Module):
 
     def _drawn_queries(self, words, mask, present, drawn):
         """The captions number `drawn` (B,) of the memes as queries; -1 gives a row with `drawn_present` False."""
+        if not len(words):  # no meme of the batch has a caption
+            words = words.new_zeros(1, *words.shape[1:])
         slot = drawn.clamp(min=0)
         row = torch.arange(len(drawn), device=drawn.device)
         place = (present.flatten().cumsum(0) - 1).view(present.shape)[row, slot].clamp(min=0)

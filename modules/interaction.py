@@ -54,7 +54,8 @@ def token_interaction(words, word_weight, tokens, token_weight):
     best_word = S.amax(dim=0)
     if V == 1:  # the max over one token is the token: its weighted sum is a small product, without S
         by_word = torch.einsum("qwd,qw->qd", words, word_weight) @ tokens[:, 0].T
-        return (by_word + best_word[:, 0]) / 2
+        # its weight is 1; multiplied, so that WTI's network has a gradient (0) here too, which processes wait for
+        return (by_word + best_word[:, 0] * token_weight[:, 0]) / 2
     by_word = torch.einsum("wqm,qw->qm", S.amax(dim=2), word_weight)
     by_token = torch.einsum("qvm,mv->qm", best_word, token_weight)
     return (by_word + by_token) / 2

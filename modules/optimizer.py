@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import nn
 
 
 def parameter_groups(model, lr, coef_lr, fusion_lr, weight_decay):
@@ -12,12 +13,14 @@ def parameter_groups(model, lr, coef_lr, fusion_lr, weight_decay):
     decay on biases, norms, the logit scale and θ.
     """
     rates = {"clip": lr * coef_lr, "new": lr, "fusion": fusion_lr}
+    norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
     groups = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         kind = "fusion" if name.startswith("fusion.") else "clip" if _is_clips_own(name) else "new"
-        decayed = parameter.ndim >= 2 and kind != "fusion"
+        leaf = name.split(".")[-1]
+        decayed = not (kind == "fusion" or id(parameter) in norms or "bias" in leaf or leaf == "logit_scale")
         key = f"{kind} {'decayed' if decayed else 'undecayed'}"
         group = groups.setdefault(
             key,

@@ -100,6 +100,9 @@ class Trainer:
 
     def resume(self, state):
         """Take over the progress of a checkpoint; the model's weights are loaded already."""
+        records = len(self.train_data.split)
+        if state["records"] != records:
+            raise InputError(f"{self.args.resume_model}: the train split had {state['records']} records, now {records}")
         self.progress = Progress(**state["progress"])
         self.pending = state
 

@@ -25,7 +25,7 @@ class TrainingStep(nn.Module):
         self.model = model
         self.weights = {name: weight for name, weight in zip(SCORES, weights, strict=True) if weight}
         self.number_of_memes = number_of_memes
-        self.cdcr_lambda = cdcr_lambda
+        self.cdcr_lambda = cdcr_lambda if {"fused", "qi"} & self.weights.keys() else 0.0  # it reads the image side
         self.register_buffer("record_keys", record_keys, persistent=False)
 
     def forward(self, batch):
