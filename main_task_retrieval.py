@@ -12,28 +12,30 @@ def main(argv=None):
     args, given = parse_arguments(argv)
     from modules import distributed
 
-    device = distributed.setup(args.device or default_device())
     try:
-        run(args, given, device)
+        run(args, given, distributed.setup(chosen_device(args)))
     except InputError as error:
         if distributed.is_first_here():
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            f"stopped; go on with --resume_model {Path(args.output_dir) / 'checkpoint_last.pt'}",
-            file=sys.stderr,
-        )
+        last = Path(args.output_dir) / "checkpoint_last.pt"
+        go_on = f"; go on with --resume_model {last}" if args.do_train and last.is_file() else ""
+        print(f"stopped{go_on}", file=sys.stderr)
         return 130
     finally:
         distributed.tear_down()
     return 0
 
 
-def default_device():
+def chosen_device(args):
+    """cpu or cuda: --device, else cuda where there is one. InputError where it is asked for and absent."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here")
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return args.device
 
 
 def run(args, given, device):
@@ -47,6 +49,8 @@ def run(args, given, device):
         checkpoint.adopt_arguments(args, given, saved, saved_path)
     if args.do_train:
         complete_arguments(args)
+    if args.resume_model:
+        checkpoint.check_resumable(args.resume_model, saved, args)
     if distributed.is_main():
         run_record.prepare_output_dir(args)
         run_record.write_args(args)
@@ -70,17 +74,18 @@ def log_file(args):
 
 def complete_arguments(args):
     """Derive what the flags leave open, so that args.json says what was used."""
-    from modules.build_model import starts_from_scratch
+    from modules.build_model import emotion_encoder_name, starts_from_scratch
 
+    if args.emotion_fusion != "none":
+        args.emotion_encoder = emotion_encoder_name(args)
     if args.coef_lr is None:
         args.coef_lr = 1.0 if starts_from_scratch(args) else 1e-3
 
 
 def prepare(args, device, saved, logger):
     """Data and model: ({split name: SplitData}, counts for the record, IEF on the device)."""
-    from dataloaders.image_transform import normalise
-
     from dataloaders import data_dataloaders as loaders
+    from dataloaders.image_transform import normalise
     from dataloaders.meme_records import emotion_vocabulary
     from modules import distributed
     from modules.build_model import build_model, emotion_encoder_name, reads_captions
@@ -122,12 +127,11 @@ def describe_model(args, model, weights, saved):
 
 def train(args, data, model, device, saved, logger):
     """All stages of --co_train; afterwards the model holds the best checkpoint's weights. Returns the Trainer."""
-    from modules import checkpoint, distributed
+    from modules import distributed
     from modules.train_loop import Trainer, stages
 
     trainer = Trainer(args, model, data["train"], data["val"], device, logger)
     if args.resume_model:
-        checkpoint.check_resumable(args.resume_model, saved, args, len(data["train"].split))
         trainer.resume(saved)
     pieces = args.gradient_accumulation_steps
     if pieces > 1:

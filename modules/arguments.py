@@ -96,7 +96,7 @@ def _add_task(parser):
     group.add_argument("--init_model", metavar="FILE", help="checkpoint whose model is the start, or is evaluated")
     group.add_argument("--resume_model", metavar="FILE", help="checkpoint_last.pt of an interrupted run to go on with")
     group.add_argument("--seed", type=int, default=0, help="of weights, batches, dropout and intervals")
-    group.add_argument("--device", help="cpu or cuda; the default is cuda where there is one")
+    group.add_argument("--device", choices=("cpu", "cuda"), help="cpu or cuda; the default is cuda where there is one")
 
 
 def _add_data(parser):

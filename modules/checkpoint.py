@@ -108,6 +108,12 @@ def check_resumable(path, state, args):
     for name, old in state["arguments"].items():
         if name not in NOT_CHECKED_ON_RESUME and name in own and own[name] != old:
             raise InputError(f"{path}: was written with --{name} {old}, this run has {own[name]}")
+    best = Path(args.output_dir) / "checkpoint_best.pt"
+    if state["progress"]["best_epoch"] >= 0 and not best.is_file():
+        raise InputError(
+            f"{best}: no such file, but the run has a best epoch already ({state['progress']['best_epoch']}): go on "
+            "in the run's own --output_dir, or copy the file there"
+        )
 
 
 def adopt_arguments(args, given, state, path):

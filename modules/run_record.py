@@ -30,14 +30,23 @@ WRITTEN = (
 def prepare_output_dir(args):
     """Make --output_dir; InputError where it holds a run that this one would spoil. --overwrite removes that run."""
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    if args.resume_model or args.do_eval:
-        return
-    found = written(args)
-    if found and not args.overwrite:
+    if args.resume_model and Path(args.resume_model).resolve().parent != folder.resolve():
         raise InputError(
-            f"--output_dir {folder} holds a run ({', '.join(found)}). Go on with it by --resume_model "
-            f"{folder / 'checkpoint_last.pt'}, start anew by --overwrite, or name another folder"
+            f"--resume_model {args.resume_model} is not in --output_dir {folder}: a run goes on in its own folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.partial"):  # of a killed process
+        leftover.unlink()
+    found = written(args)
+    if args.resume_model or not found:
+        return
+    if args.do_eval and any(name.startswith("checkpoint") for name in found):
+        raise InputError(f"--output_dir {folder} holds a training run: name another folder for the evaluation")
+    if not args.overwrite:
+        go_on = f"Go on with it by --resume_model {folder / 'checkpoint_last.pt'}, start" if args.do_train else "Start"
+        raise InputError(
+            f"--output_dir {folder} holds a run ({', '.join(found)}). {go_on} anew by --overwrite, or name another "
+            "folder"
         )
     for name in found:
         (folder / name).unlink()

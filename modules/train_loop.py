@@ -66,6 +66,7 @@ class Progress:
     evaluated: int = 0  # epochs of this stage that are evaluated
     best_score: float = float("-inf")
     best_epoch: int = -1
+    losses: dict = dataclasses.field(default_factory=dict)  # of the last step that was displayed
     history: list = dataclasses.field(default_factory=list)
     seconds: float = 0.0  # of training, evaluations on val included
 
@@ -211,7 +212,7 @@ class Trainer:
             )
         fusion = self.model.fusion
         alpha = {"alpha": torch.sigmoid(fusion.theta).item()} if fusion is not None and fusion.kind == "learned" else {}
-        self.last_losses = {name: round(value, 6) for name, value in losses.items()}
+        self.progress.losses = {name: round(value, 6) for name, value in losses.items()}
         bar.set_postfix({"loss": f"{losses['total']:.3f}"})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in {**losses, **alpha}.items())
         rates = "/".join(f"{group['lr']:.2e}" for group in optimizer.param_groups)
@@ -237,7 +238,7 @@ class Trainer:
                 "stage": stage.name,
                 "epoch": epoch,
                 "step": progress.step,
-                "losses": getattr(self, "last_losses", {}),
+                "losses": progress.losses,
                 "alpha": alpha_summary(self.model, encoded),
                 "scores": result,
             }
