@@ -1,0 +1,185 @@
+"""Captions: co-attention and pooling against loops over one meme at a time, padding, absent captions."""
+
+import numpy as np
+import pytest
+import torch
+
+from modules.caption_attention import CaptionAttention, mask_drawn_caption
+from modules.caption_similarity import CaptionPooling
+from tests import slow_formulas as slow
+from tests.model_parts import randomised
+
+DIM, CAPTIONS = 128, 5  # a width at which pooling's transformer has two heads
+KINDS = ("transf_avg", "avg", "clip_top1", "weight_l")
+COUNTS = (2, 0, 4, 1)  # of captions per meme
+
+
+def padded_captions(counts=COUNTS, length=4, fill=0.0, dim=DIM):
+    """Captions (B, length, dim) float64 with padding of size `fill`, their mask."""
+    generator = torch.Generator().manual_seed(1)
+    captions = fill * torch.randn(len(counts), length, dim, generator=generator, dtype=torch.float64)
+    mask = torch.arange(length) < torch.tensor(counts)[:, None]
+    generator = torch.Generator().manual_seed(2)
+    for i, count in enumerate(counts):
+        captions[i, :count] = torch.randn(count, dim, generator=generator, dtype=torch.float64)
+    return captions, mask
+
+
+def visual_tokens(memes=4, dim=DIM):
+    return torch.randn(memes, 3, dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def attention_part(dim=DIM):
+    return randomised(CaptionAttention(dim).double().eval())
+
+
+def pooling_part(kind, dim=DIM):
+    return randomised(CaptionPooling(kind, dim, CAPTIONS).double().eval())
+
+
+# co-attention
+
+
+@torch.no_grad()
+def test_co_attention_equals_the_formula():
+    part, tokens, (captions, mask) = attention_part(), visual_tokens(), padded_captions(fill=5.0)
+    w = slow.numbers_of(part)
+    ours = part(tokens, captions, mask)
+    for i, count in enumerate(COUNTS):
+        expected = slow.caption_attention(tokens[i].numpy(), captions[i, :count].numpy(), w)
+        np.testing.assert_allclose(ours[i].numpy(), expected, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_co_attention_drops_a_tenth_in_training():
+    part = attention_part()
+    rates = [module.p for module in part.modules() if isinstance(module, torch.nn.Dropout)]
+    assert {*rates, part.attention.dropout} == {0.1} and part.attention.num_heads == 8
+    tokens, (captions, mask) = visual_tokens(), padded_captions()
+    assert torch.equal(part(tokens, captions, mask), part(tokens, captions, mask))
+    part.train()
+    assert not torch.equal(part(tokens, captions, mask), part(tokens, captions, mask))
+
+
+@torch.no_grad()
+def test_contents_of_absent_captions_do_not_reach_co_attention():
+    part, tokens, (captions, mask) = attention_part(), visual_tokens(), padded_captions()
+    plain = part(tokens, captions, mask)
+    for fill in (1.0, 1e6):
+        assert torch.equal(part(tokens, padded_captions(fill=fill)[0], mask), plain)
+    longer = part(tokens, *padded_captions(length=7, fill=3.0))
+    torch.testing.assert_close(longer, plain, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_meme_without_captions_has_no_attention_term_and_others_do():
+    part, tokens, (captions, mask) = attention_part(), visual_tokens(), padded_captions(fill=1.0)
+    part.feed_forward[-1].weight.zero_()
+    part.feed_forward[-1].bias.zero_()
+    ours = part(tokens, captions, mask)
+    passed = part.norm_feed_forward(part.norm_attention(tokens))
+    assert [torch.allclose(a, b) for a, b in zip(ours, passed, strict=True)] == [False, True, False, False]
+
+
+@torch.no_grad()
+def test_a_new_co_attention_only_normalises():
+    part, tokens, (captions, mask) = CaptionAttention(DIM).double().eval(), visual_tokens(), padded_captions()
+    normed = torch.nn.functional.layer_norm(tokens, (DIM,))
+    torch.testing.assert_close(part(tokens, captions, mask), torch.nn.functional.layer_norm(normed, (DIM,)))
+
+
+def test_the_drawn_caption_is_left_out_of_its_own_meme_only():
+    mask = torch.tensor([[True, True, False], [True, True, True], [True, False, False], [False, False, False]])
+    expected = [[False, True, False], [True, True, True], [False, False, False], [False, False, False]]
+    assert mask_drawn_caption(mask, torch.tensor([0, -1, 0, -1])).tolist() == expected
+    assert mask.tolist()[0] == [True, True, False]
+
+
+# pooling
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_pooling_equals_the_formula(kind):
+    part, (captions, mask) = pooling_part(kind), padded_captions(fill=5.0)
+    w = slow.numbers_of(part)
+    ours = part(captions, mask)
+    assert ours.shape == (len(COUNTS), DIM)
+    for i, count in enumerate(COUNTS):
+        expected = np.zeros(DIM)
+        if count:
+            expected = slow.unit(slow.pooled_captions(captions[i, :count].numpy(), kind, w, heads=2))
+        np.testing.assert_allclose(ours[i].numpy(), expected, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_contents_of_absent_captions_do_not_reach_pooling(kind):
+    part, (captions, mask) = pooling_part(kind), padded_captions()
+    plain = part(captions, mask)
+    for fill in (1.0, 1e6):
+        assert torch.equal(part(padded_captions(fill=fill)[0], mask), plain)
+    torch.testing.assert_close(part(*padded_captions(length=5, fill=3.0)), plain, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_caption_per_meme_gives_one_vector_per_meme(kind):
+    captions, mask = padded_captions((1, 1, 1), length=1)
+    assert pooling_part(kind)(captions, mask).shape == (3, DIM)
+
+
+def test_learned_weights_start_as_the_mean():
+    captions, mask = padded_captions()
+    start = CaptionPooling("weight_l", DIM, CAPTIONS).double()
+    torch.testing.assert_close(start(captions, mask), CaptionPooling("avg", DIM, CAPTIONS)(captions, mask))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_which_poolings_have_parameters(kind):
+    shapes = {name: tuple(p.shape) for name, p in CaptionPooling(kind, DIM, CAPTIONS).named_parameters()}
+    if kind == "transf_avg":
+        assert shapes["positions"] == (CAPTIONS, DIM)
+        assert {name.split(".")[2] for name in shapes if name.startswith("transformer.resblocks")} == {"0", "1"}
+    else:
+        assert shapes == ({"logits": (CAPTIONS,)} if kind == "weight_l" else {})
+
+
+# gradients
+
+
+@pytest.mark.parametrize("counts", [COUNTS, (0, 0)], ids=["one without", "all without"])
+@pytest.mark.parametrize("kind", ["co_attention", *KINDS])
+def test_gradients_are_finite_where_captions_are_absent(kind, counts):
+    captions, mask = padded_captions(counts)
+    captions.requires_grad_()
+    tokens = visual_tokens(len(counts)).requires_grad_()
+    if kind == "co_attention":
+        part = attention_part()
+        out = part(tokens, captions, mask)
+    else:
+        part = pooling_part(kind)
+        out = part(captions, mask)
+    (out * torch.arange(1.0, DIM + 1)).sum().backward()
+    assert captions.grad.isfinite().all()
+    assert captions.grad[~mask].abs().max() == 0
+    assert any(counts) == (captions.grad.abs().max() > 0)
+    for name, parameter in part.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("kind", ["co_attention", *KINDS])
+def test_the_gradient_by_numbers(kind):
+    captions, mask = padded_captions((2, 0, 1), length=2, dim=8)
+    tokens = visual_tokens(3, 8).requires_grad_()
+    present = captions[mask].requires_grad_()
+
+    def fill(present):
+        return torch.zeros_like(captions).masked_scatter(mask[..., None], present)
+
+    if kind == "co_attention":
+        part = attention_part(8)
+        torch.autograd.gradcheck(lambda t, p: part(t, fill(p), mask), (tokens, present))
+    else:
+        part = pooling_part(kind, 8)
+        torch.autograd.gradcheck(lambda p: part(fill(p), mask), (present,))
