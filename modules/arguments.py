@@ -108,7 +108,7 @@ def _add_data(parser):
     group.add_argument("--features_path", metavar="DIR", help="folder of the images, instead of <data_path>/images")
     group.add_argument("--skip_bad_images", action="store_true", help="leave out records whose image is unusable")
     group.add_argument("--max_words", type=positive_int, default=32, help="tokens of a query, start and end included")
-    group.add_argument("--max_caption_words", type=positive_int, default=77, help="tokens of a caption")
+    group.add_argument("--max_caption_words", type=positive_int, default=77, help="tokens of a caption (published: 32)")
     group.add_argument("--max_captions", type=positive_int, default=30, help="captions of a meme; more: the first")
     group.add_argument("--max_frames", type=positive_int, default=6, help="frames of an animated meme")
     group.add_argument(
@@ -142,7 +142,7 @@ def _add_clip(parser):
         type=int,
         default=-1,
         metavar="N",
-        help="-1 freezes nothing; N: CLIP's embeddings and first N blocks of both towers",
+        help="-1 freezes nothing; N: CLIP's embeddings and first N blocks of both towers (published: 0)",
     )
     group.add_argument("--visual_tokens", choices=("cls", "patch"), default="cls", help="what QI compares words with")
 
@@ -180,7 +180,9 @@ def _add_image_similarity(parser):
 
 def _add_captions(parser):
     group = parser.add_argument_group("captions and QC")
-    group.add_argument("--caption_source", choices=("caption", "text", "both"), default="caption")
+    group.add_argument(
+        "--caption_source", choices=("caption", "text", "both"), default="caption", help="which columns are captions"
+    )
     group.add_argument(
         "--caption_fusion",
         choices=("co_attention", "none"),
@@ -212,7 +214,12 @@ def _add_fusion_and_loss(parser):
         help="all losses at once, or QI, then caption pooling, then the weight on val (published: staged)",
     )
     group.add_argument(
-        "--loss_weights", type=non_negative, nargs=3, default=[1.0, 1.0, 1.0], metavar=("FUSED", "QI", "QC")
+        "--loss_weights",
+        type=non_negative,
+        nargs=3,
+        default=[1.0, 1.0, 1.0],
+        metavar=("FUSED", "QI", "QC"),
+        help="of the three losses; what has 0 is not computed",
     )
     group.add_argument(
         "--positives",
@@ -225,7 +232,7 @@ def _add_fusion_and_loss(parser):
 
 def _add_training(parser):
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=positive_int, default=4)
+    group.add_argument("--epochs", type=positive_int, default=4, help="with --co_train staged: of each stage")
     group.add_argument(
         "--batch_size",
         type=positive_int,
@@ -240,7 +247,9 @@ def _add_training(parser):
         help="CLIP trains at lr * coef_lr; the default is 1e-3, from scratch 1 (the published script left it out: 1)",
     )
     group.add_argument("--fusion_lr", type=non_negative, default=1e-2, help="of the weights of QI and QC")
-    group.add_argument("--weight_decay", type=non_negative, default=0.2)
+    group.add_argument(
+        "--weight_decay", type=non_negative, default=0.2, help="AdamW's; not of biases, norms, logit scale, weights"
+    )
     group.add_argument("--warmup_proportion", type=share, default=0.1, help="share of the steps, then cosine")
     group.add_argument("--max_grad_norm", type=non_negative, default=1.0, help="of all parameters together")
     group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of CLIP's towers")
@@ -255,7 +264,12 @@ def _add_training(parser):
 
 def _add_evaluation(parser):
     group = parser.add_argument_group("evaluation (docs/METRICS.md)")
-    group.add_argument("--batch_size_val", type=positive_int, default=128)
+    group.add_argument(
+        "--batch_size_val",
+        type=positive_int,
+        default=128,
+        help="queries or memes encoded at once, all processes together",
+    )
     group.add_argument(
         "--select_metric",
         choices=("mAP", "nDCG@10", "R@1", "R@5", "R@10"),

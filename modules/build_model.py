@@ -1,5 +1,7 @@
 """Arguments -> parts -> model. The only place that reads sizes."""
 
+import torch
+
 from modules.aggregator import MeanP, SeqLSTM, SeqTransf, TightTransf, start_from_clip_text
 from modules.caption_attention import CaptionAttention
 from modules.caption_similarity import CaptionPooling
@@ -8,6 +10,8 @@ from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
 from modules.fusion import Fusion
 from modules.ief_model import IEF, Wiring
 from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_model(args, emotion_words, tokenizer, normalise, saved=None):
@@ -47,8 +51,11 @@ def build_model(args, emotion_words, tokenizer, normalise, saved=None):
         keep_pooled=args.cdcr_lambda > 0,
     )
     model = IEF(wiring, clip, **parts, normalise=normalise)
+    model.tower_dtype = PRECISIONS[args.precision]
     if saved is not None:
         load_strictly(model, saved["model"], "the checkpoint")
+        if image and caption and args.fusion == "fixed":
+            model.fusion.choose(args.fusion_weight)  # the flag's, which may be another than the checkpoint's
     clip.freeze_layers(args.freeze_layer_num)
     return model, weights, notes
 

@@ -120,7 +120,7 @@ def adopt_arguments(args, given, state, path):
     """Take over the checkpoint's flags, so that the model is built as it was trained.
 
     Flags that were `given` on the command line stay, but those that make the model have to agree (InputError).
-    In training (--init_model) only the flags that make the model are taken over.
+    In training (--init_model) only the flags that make the model, and its fixed weight, are taken over.
     """
     for name, old in state["arguments"].items():
         if name in NOT_CHECKED_ON_RESUME | {"do_train", "datatype"} or not hasattr(args, name):
@@ -128,5 +128,5 @@ def adopt_arguments(args, given, state, path):
         if name in given:
             if name in MODEL_FLAGS and getattr(args, name) != old:
                 raise InputError(f"{path}: the model was made with --{name} {old}, not {getattr(args, name)}")
-        elif args.do_eval or name in MODEL_FLAGS:
+        elif args.do_eval or name in MODEL_FLAGS | {"fusion_weight"}:
             setattr(args, name, old)

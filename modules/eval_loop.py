@@ -13,7 +13,7 @@ from modules import distributed
 from modules.feature_store import FeatureStore
 from util import replaced_atomically
 
-TILE_QUERIES, TILE_MEMES = 512, 8192
+TILE_QUERIES, TILE_MEMES = 512, 8192  # memes of one token; of several, fewer
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}  # of the words x tokens product; a CPU should keep it in its cache
 KEPT_BYTES = 2**30  # tiles of the first pass are kept up to here, else they are computed a second time
 
@@ -38,7 +38,7 @@ def encode_split(model, data, args, device, progress=True):
     relevance = metrics.Relevance(
         data.split.record_topic, data.split.record_meme, (len(data.queries), len(data.split.memes))
     )
-    store = FeatureStore(args.feature_cache_gb)
+    store = FeatureStore(args.feature_cache_gb, args.output_dir)
     rank, processes = distributed.rank(), distributed.world_size()
     number = len(data.split.memes)
     share = max(1, min(args.batch_size_val, number) // processes)
@@ -49,18 +49,23 @@ def encode_split(model, data, args, device, progress=True):
     bar = tqdm(loader, desc=f"encoding {data.split.name}", unit="batch", leave=False, disable=not progress)
     for memes, batch in zip(rounds, bar, strict=True):
         features = model.encode_memes(to_device(batch, device))
-        features = {name: tensor for name, tensor in features.items() if not name.startswith("drawn_")}
+        features["valid"] = valid_tokens(batch, features).to(device)
         features = distributed.gather(features)
         if distributed.is_main():
             real = int((memes < number).sum())
             features = {name: tensor[:real] for name, tensor in features.items()}
-            weight = features.get("token_weight")
-            valid = torch.ones(real, dtype=torch.long) if weight is None else (weight > 0).sum(dim=1).cpu()
-            store.append(features, valid.to(device))
+            store.append(features, features.pop("valid"))
     if not distributed.is_main():
         return None
     store.finish()
     return EncodedSplit(_encode_queries(model, data, args, device), store, relevance)
+
+
+def valid_tokens(batch, features):
+    """How many of a meme's visual tokens are real: (B,); not read off their weights, which may underflow to 0."""
+    if "tokens" not in features:
+        return torch.ones(len(batch["meme"]), dtype=torch.long)
+    return batch["frame_mask"].sum(dim=1) * (features["tokens"].shape[1] // batch["frame_mask"].shape[1])
 
 
 def _encode_queries(model, data, args, device):
@@ -120,7 +125,7 @@ def _reranked_tile(model, encoded, queries, memes, top):
 def tiles(model, encoded, args):
     """The places of the tiles: (rows, columns) slices. A cross encoder needs whole rows."""
     queries, memes = encoded.relevance.shape
-    high, wide = TILE_QUERIES, TILE_MEMES
+    high, wide = TILE_QUERIES, max(1, TILE_MEMES // max(encoded.memes.lengths))
     if hasattr(model.image_similarity, "rerank"):
         high, wide = 64, memes
     for column in range(0, memes, wide):

@@ -6,17 +6,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+TEMPORARY_PREFIX = ".features-"
+
 
 class FeatureStore:
     """Append batches of features in the gallery's order, `finish`, then read memes by slice.
 
     A feature is (b, d), or (b, V, d) and (b, V) with V differing between batches: rows are stored without the
-    padding of their batch. Above `limit_gb` the features go, in half precision, to temporary files which are
-    mapped into memory and vanish with this object.
+    padding of their batch. Above `limit_gb` the features go, in half precision, to temporary files in a folder inside
+    `parent`, which are mapped into memory and vanish with this object.
     """
 
-    def __init__(self, limit_gb):
+    def __init__(self, limit_gb, parent=None):
         self.limit = limit_gb * 2**30
+        self.parent = parent
         self.parts = {}
         self.lengths = []
         self.bytes = 0
@@ -78,7 +81,9 @@ class FeatureStore:
 
     def _spill(self):
         if self.folder is None:
-            self.folder = tempfile.TemporaryDirectory(prefix="ief-features-")
+            if self.parent is not None:
+                Path(self.parent).mkdir(parents=True, exist_ok=True)
+            self.folder = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=self.parent)
             self.widths = {name: parts[0].shape[1:] for name, parts in self.parts.items()}
         for name, parts in self.parts.items():
             with open(self._file(name), "ab") as file:

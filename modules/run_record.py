@@ -6,11 +6,13 @@ import json
 import platform
 import resource
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import torch
 
+from modules.feature_store import TEMPORARY_PREFIX
 from util import InputError, write_json, write_text
 
 WRITTEN = (
@@ -35,10 +37,12 @@ def prepare_output_dir(args):
             f"--resume_model {args.resume_model} is not in --output_dir {folder}: a run goes on in its own folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.partial"):  # of a killed process
+    for leftover in folder.glob(".*.partial"):  # of a killed process, like the next ones
         leftover.unlink()
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        shutil.rmtree(leftover)
     found = written(args)
-    if args.resume_model or not found:
+    if args.resume_model or not set(found) - {"args.json", "log.txt"}:  # these two alone: a start that failed
         return
     if args.do_eval and any(name.startswith("checkpoint") for name in found):
         raise InputError(f"--output_dir {folder} holds a training run: name another folder for the evaluation")

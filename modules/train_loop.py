@@ -14,10 +14,7 @@ from modules import checkpoint, distributed, run_record
 from modules.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
 from modules.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from modules.training_step import SCORES, TrainingStep
-from util import InputError
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
+from util import InputError, set_seed
 
 QI_PARTS = (
     "clip.visual.",
@@ -88,7 +85,6 @@ class Trainer:
         self.progress = Progress()
         self.best = None  # stage, epoch and val metric of the weights that load_best took
         self.pending = None  # the optimiser's part of a checkpoint, until its stage is set up
-        model.tower_dtype = PRECISIONS[args.precision]
 
     @property
     def record_keys(self):
@@ -142,6 +138,9 @@ class Trainer:
             self.pending = None
         self._save_last = lambda: self._save_progress(index, optimizer, scaler)
         if progress.step == 0:
+            set_seed(
+                args.seed + distributed.rank()
+            )  # dropout does not depend on what else was built: stage 1 is a run of --branches qi
             self._save_last()
         bar = tqdm(
             total=total_steps,

@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -45,7 +44,6 @@ def test_slugs_are_those_of_the_registry():
 
 
 def test_help_explains_every_flag_and_needs_nothing_heavy():
-    started = time.monotonic()
     code = (
         "import sys\n"
         "from main_task_retrieval import main\n"
@@ -54,7 +52,6 @@ def test_help_explains_every_flag_and_needs_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 30  # no speed claim: it only must not wait for anything
     for action in build_parser()._actions:
         assert action.option_strings[-1] in done.stdout
 
