@@ -51,10 +51,8 @@ def run(args, given, device):
         complete_arguments(args)
     if args.resume_model:
         checkpoint.check_resumable(args.resume_model, saved, args)
-    if distributed.is_main():
-        run_record.prepare_output_dir(args)
-        run_record.write_args(args)
-    distributed.barrier()
+    distributed.call_in_main(run_record.prepare_output_dir, args)
+    distributed.call_in_main(run_record.write_args, args)
     logger = make_logger(log_file(args), quiet=not distributed.is_main())
     logger.info(run_record.command_line())
     set_seed(args.seed)
@@ -102,7 +100,7 @@ def prepare(args, device, saved, logger):
         images, splits, more = loaders.check_images(args, splits, sizes.image_size, distributed.is_main())
         lines += more
     for name, limit in (("max_words", args.max_words), ("max_caption_words", args.max_caption_words)):
-        if limit > sizes.context_length:
+        if limit > sizes.context_length and (captions_needed or name == "max_words"):
             raise InputError(f"--{name} {limit} is more than CLIP's context of {sizes.context_length} tokens")
     emotions = model.emotion_vectors.index_of if model.emotion_vectors is not None else {}
     data, counts = {}, {}

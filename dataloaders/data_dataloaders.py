@@ -30,14 +30,12 @@ def csv_paths(args, names):
 
 
 def existing_splits(args, wanted):
-    """Of the wanted splits those whose CSV is there; the last one has to be."""
-    present = []
-    for name in wanted[:-1]:
-        try:
-            present += csv_paths(args, [name])
-        except InputError:
-            continue
-    return (*present, *csv_paths(args, wanted[-1:]))
+    """Of the wanted splits those whose CSV is named or there, and the last one, which has to be."""
+
+    def is_there(name):
+        return getattr(args, f"{name}_csv") or (args.data_path and Path(args.data_path, f"{name}.csv").is_file())
+
+    return (*filter(is_there, wanted[:-1]), wanted[-1])
 
 
 def features_folder(args):
@@ -46,11 +44,11 @@ def features_folder(args):
 
 def read_community(args, names, captions_needed):
     """The splits called `names`: ({name: Split}, lines to tell the user). All bad rows raise one InputError."""
-    folder = features_folder(args)
-    if not folder.is_dir():
+    paths, folder = csv_paths(args, names), features_folder(args)
+    if args.branches != "qc" and not folder.is_dir():
         raise InputError(f"{folder}: no such folder of images (--features_path, default <data_path>/images)")
     needed = captions_needed and args.caption_source != "text"
-    splits, notes = read_splits(csv_paths(args, names), folder, read_captions=needed)
+    splits, notes = read_splits(paths, folder, read_captions=needed)
     if captions_needed:
         for name, split in splits.items():
             if not any(texts(meme, args.caption_source) for meme in split.memes):

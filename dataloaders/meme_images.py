@@ -32,10 +32,11 @@ class MemeImages:
         """
         bad, total = {}, 0
         self.kept = {}
-        bar = tqdm(total=len(paths), desc="checking images", unit="img", disable=not progress)
-        with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
-            for path, frames in zip(paths, pool.map(self._load_or_reason, paths), strict=True):
-                bar.update()
+        pool = ThreadPoolExecutor(os.cpu_count())
+        try:
+            frames_or_reasons = pool.map(self._load_or_reason, paths)
+            bar = tqdm(frames_or_reasons, total=len(paths), desc="checking images", unit="img", disable=not progress)
+            for path, frames in zip(paths, bar, strict=True):
                 if isinstance(frames, str):
                     bad[path] = frames
                     continue
@@ -44,6 +45,8 @@ class MemeImages:
                     self.kept[path] = frames
                 else:
                     self.kept.clear()
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the images that are left
         return bad
 
     def all_kept(self, paths):

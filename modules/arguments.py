@@ -329,6 +329,8 @@ def check(args, given):
         args.resume_model and args.overwrite,
         "--overwrite would delete the run that --resume_model goes on with",
     )
+    refuse(not 0 <= args.seed < 2**32, f"--seed {args.seed}: 0 to {2**32 - 1}")
+    refuse(args.max_grad_norm == 0, "--max_grad_norm 0 leaves nothing of a gradient; a large number clips nothing")
     refuse(args.save_steps < 0, f"--save_steps {args.save_steps} is negative")
     refuse(args.num_thread_reader < 0, f"--num_thread_reader {args.num_thread_reader} is negative")
     refuse(args.freeze_layer_num < -1, f"--freeze_layer_num {args.freeze_layer_num}: -1, 0 or more")

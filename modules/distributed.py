@@ -12,6 +12,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from util import InputError
+
 
 def setup(device_type):
     """Join the processes that torchrun started, if it did; returns this process's device."""
@@ -60,6 +62,19 @@ def from_main(value):
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def call_in_main(function, *arguments):
+    """Call a function in the first process, while the others wait. Its InputError is raised in all of them."""
+    problem = None
+    if is_main():
+        try:
+            function(*arguments)
+        except InputError as error:
+            problem = error
+    problem = from_main(problem)
+    if problem is not None:
+        raise problem
 
 
 def from_all(value):

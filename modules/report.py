@@ -76,6 +76,9 @@ def write(args, model, counts, results, val_alpha, device, logger, trainer, seco
         "peak memory (MiB)": run_record.peak_memory_mb(device),
     }
     write_json(Path(args.output_dir) / "metrics.json", record)
+    if trainer is not None:
+        line = {"split": "test", **record["best epoch"], "alpha": results["alpha"], "scores": results["scores"]}
+        run_record.write_history(args, [*trainer.progress.history, line])
     for line in table_lines(args, results, val_alpha):
         logger.info(line)
     logger.info(f"written to {Path(args.output_dir).resolve()}: {', '.join(run_record.written(args))}")

@@ -36,7 +36,10 @@ def prepare_output_dir(args):
         raise InputError(
             f"--resume_model {args.resume_model} is not in --output_dir {folder}: a run goes on in its own folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {folder} cannot be made: {error.strerror}") from error
     for leftover in folder.glob(".*.partial"):  # of a killed process, like the next ones
         leftover.unlink()
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
