@@ -132,6 +132,8 @@ def gather(features):
             tensor = torch.cat([tensor, tensor[:, :1].expand(-1, lacking, -1)], dim=1)
         elif lacking:
             tensor = F.pad(tensor, (0, lacking))
+        if torch.is_grad_enabled() and tensor.is_floating_point() and not tensor.requires_grad:
+            tensor = tensor.detach().requires_grad_()  # all processes take part in the backward, or none does
         if tensor.dtype == torch.bool:
             gathered[name] = _Gather.apply(tensor.to(torch.uint8)).bool()
         else:

@@ -1,0 +1,12 @@
+"""What the tests' own processes need is done once here, in the process that they are forked from (processes.py)."""
+
+import functools
+
+import torch._dynamo  # noqa: F401  the first step of an optimiser imports it
+
+import main_task_retrieval  # noqa: F401
+from modules import report, tokenizer, train_loop  # noqa: F401
+from tests import community  # noqa: F401
+
+tokenizer.read_vocabulary = functools.cache(tokenizer.read_vocabulary)
+tokenizer.read_vocabulary(tokenizer.VOCABULARY_FILE)
