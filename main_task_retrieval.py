@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from modules.arguments import parse_arguments
+from modules.arguments import check_settings, parse_arguments
 from util import InputError, make_logger, set_seed
 
 
@@ -47,6 +47,7 @@ def run(args, given, device):
     saved = checkpoint.load(saved_path) if saved_path else None
     if args.init_model:
         checkpoint.adopt_arguments(args, given, saved, saved_path)
+        check_settings(args, given)
     if args.do_train:
         complete_arguments(args)
     if args.resume_model:
@@ -83,6 +84,7 @@ def complete_arguments(args):
 def prepare(args, device, saved, logger):
     """Data and model: ({split name: SplitData}, counts for the record, IEF on the device)."""
     from dataloaders import data_dataloaders as loaders
+    from dataloaders.batch_plan import BatchPlan
     from dataloaders.image_transform import normalise
     from dataloaders.meme_records import emotion_vocabulary
     from modules import distributed
@@ -96,12 +98,14 @@ def prepare(args, device, saved, logger):
     tokenizer = Tokenizer()
     model, weights, notes = build_model(args, words, tokenizer, normalise, saved)
     sizes, images = model.clip.sizes, None
-    if args.branches != "qc":
-        images, splits, more = loaders.check_images(args, splits, sizes.image_size, distributed.is_main())
-        lines += more
     for name, limit in (("max_words", args.max_words), ("max_caption_words", args.max_caption_words)):
         if limit > sizes.context_length and (captions_needed or name == "max_words"):
             raise InputError(f"--{name} {limit} is more than CLIP's context of {sizes.context_length} tokens")
+    if args.do_train:
+        BatchPlan.of(args, splits["train"], distributed.world_size())  # its errors, before all images are decoded
+    if args.branches != "qc":
+        images, splits, more = loaders.check_images(args, splits, sizes.image_size, distributed.is_main())
+        lines += more
     emotions = model.emotion_vectors.index_of if model.emotion_vectors is not None else {}
     data, counts = {}, {}
     for name, split in splits.items():
@@ -118,9 +122,10 @@ def describe_model(args, model, weights, saved):
     """One line: where CLIP's weights come from, and how large the model is."""
     from modules.clip_encoder import published_note
 
-    source = "weights from a checkpoint" if saved else "from scratch" if weights is None else published_note(weights)
+    source = "from a checkpoint" if saved else "from scratch" if weights is None else published_note(weights)
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    return f"CLIP {args.pretrained_clip_name}: {source}; the model has {parameters:.1f} million parameters"
+    name = "" if source.startswith(args.pretrained_clip_name) else f" {args.pretrained_clip_name}"
+    return f"CLIP{name}: {source}; the model has {parameters:.1f} million parameters"
 
 
 def train(args, data, model, device, saved, logger):

@@ -27,6 +27,11 @@ class BatchPlan:
         self.seed = seed
         self.steps_per_epoch = records // batch_size
 
+    @classmethod
+    def of(cls, args, split, processes):
+        """The plan that the flags describe for a train split."""
+        return cls(len(split), args.batch_size, args.gradient_accumulation_steps, processes, args.seed)
+
     def permutation(self, epoch):
         """The order of the records in an epoch: a list of indices."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)

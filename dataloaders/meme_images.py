@@ -32,7 +32,8 @@ class MemeImages:
         """
         bad, total = {}, 0
         self.kept = {}
-        pool = ThreadPoolExecutor(os.cpu_count())
+        processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's: each of them checks
+        pool = ThreadPoolExecutor(max(1, os.cpu_count() // processes_here))
         try:
             frames_or_reasons = pool.map(self._load_or_reason, paths)
             bar = tqdm(frames_or_reasons, total=len(paths), desc="checking images", unit="img", disable=not progress)

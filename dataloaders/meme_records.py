@@ -1,5 +1,6 @@
 """CSV -> checked records. A record is one (topic, meme) pair; docs/DATA.md has the columns and rules."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,6 +100,14 @@ def texts(meme, caption_source):
 def emotion_vocabulary(split):
     """The sorted distinct emotion words of the split's memes, without the reserved `none` and `unknown`."""
     return sorted({word for meme in split.memes for word in meme.emotions}.difference(RESERVED_EMOTIONS))
+
+
+def fingerprint(split):
+    """SHA-256 of everything that a split's CSV says."""
+    digest = hashlib.sha256(repr((split.topic_ids, split.queries, split.memes)).encode("utf-8", "surrogatepass"))
+    for array in (split.record_topic, split.record_meme):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _read_split(name, path, parsers, first_rows, ignored, bad_rows):

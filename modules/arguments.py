@@ -295,7 +295,9 @@ def parse_arguments(argv=None):
     args = parser.parse_args(argv)
     given = given_flags(argv)
     try:
-        check(args, given)
+        check_task(args, given)
+        if not args.init_model:
+            check_settings(args, given)
     except InputError as error:
         parser.error(str(error))
     return args, given
@@ -309,16 +311,13 @@ def given_flags(argv):
     return set(vars(parser.parse_args(argv)))
 
 
-def check(args, given):
-    """Raise InputError on a combination of flags that makes no sense; `given`: names of flags that were given."""
+def refuse(condition, message):
+    if condition:
+        raise InputError(message)
 
-    def refuse(condition, message):
-        if condition:
-            raise InputError(message)
 
-    def only_with(flag, condition, needed):
-        refuse(flag in given and not condition, f"--{flag} has no effect without {needed}")
-
+def check_task(args, given):
+    """Raise InputError where the task or a number makes no sense; `given`: names of the flags that were given."""
     refuse(args.do_train == args.do_eval, "give one of --do_train and --do_eval")
     refuse(args.do_eval and not args.init_model, "--do_eval needs --init_model, the checkpoint to evaluate")
     refuse(args.do_eval and args.resume_model, "--resume_model goes with --do_train")
@@ -336,6 +335,17 @@ def check(args, given):
     refuse(args.freeze_layer_num < -1, f"--freeze_layer_num {args.freeze_layer_num}: -1, 0 or more")
     refuse(args.max_words < 3, "--max_words below 3 leaves no word between start and end token")
     refuse(args.max_caption_words < 3, "--max_caption_words below 3 leaves no word between start and end token")
+
+
+def check_settings(args, given):
+    """Raise InputError where flags of the model or of training contradict each other, or one has no effect.
+
+    A model that comes from a checkpoint brings its own flags: call this when they are taken over.
+    """
+
+    def only_with(flag, condition, needed):
+        refuse(flag in given and not condition, f"--{flag} has no effect without {needed}")
+
     two = args.branches == "qi_qc"
     image, caption = args.branches != "qc", args.branches != "qi"
     captions_read = caption or args.caption_fusion != "none" or args.caption_augmentation

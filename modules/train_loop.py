@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from dataloaders.batch_plan import BatchPlan
 from dataloaders.data_dataloaders import train_loader
+from dataloaders.meme_records import fingerprint
 from modules import checkpoint, distributed, run_record
 from modules.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
 from modules.optimizer import make_optimizer, parameter_groups, set_learning_rate
@@ -75,13 +77,8 @@ class Trainer:
         self.args, self.model, self.device, self.logger = args, model, device, logger
         self.train_data, self.val_data = train_data, val_data
         self.folder = Path(args.output_dir)
-        self.plan = BatchPlan(
-            len(train_data.split),
-            args.batch_size,
-            args.gradient_accumulation_steps,
-            distributed.world_size(),
-            args.seed,
-        )
+        self.plan = BatchPlan.of(args, train_data.split, distributed.world_size())
+        self.records = fingerprint(train_data.split)
         self.progress = Progress()
         self.best = None  # stage, epoch and val metric of the weights that load_best took
         self.pending = None  # the optimiser's part of a checkpoint, until its stage is set up
@@ -97,9 +94,10 @@ class Trainer:
 
     def resume(self, state):
         """Take over the progress of a checkpoint; the model's weights are loaded already."""
-        records = len(self.train_data.split)
-        if state["records"] != records:
-            raise InputError(f"{self.args.resume_model}: the train split had {state['records']} records, now {records}")
+        if state["records"] != self.records:
+            raise InputError(
+                f"{self.args.resume_model}: the train split is another than the one which the run began with"
+            )
         self.progress = Progress(**state["progress"])
         self.pending = state
 
@@ -138,9 +136,8 @@ class Trainer:
             self.pending = None
         self._save_last = lambda: self._save_progress(index, optimizer, scaler)
         if progress.step == 0:
-            set_seed(
-                args.seed + distributed.rank()
-            )  # dropout does not depend on what else was built: stage 1 is a run of --branches qi
+            # dropout does not depend on what else was built: stage 1 is a run of --branches qi
+            set_seed(args.seed + distributed.rank())
             self._save_last()
         bar = tqdm(
             total=total_steps,
@@ -161,16 +158,20 @@ class Trainer:
                 progress.seconds = seconds_before + time.monotonic() - started
                 bar.update()
                 ends_epoch = progress.step % self.plan.steps_per_epoch == 0
+                saves = ends_epoch or (args.save_steps and progress.step % args.save_steps == 0)
+                if progress.step % args.n_display == 0 or saves:
+                    losses = self._checked(stage, losses)
                 if progress.step % args.n_display == 0 or ends_epoch:
                     now = time.monotonic()
                     rate = (progress.step - shown_step) * args.batch_size / (now - shown_at)
                     shown_at, shown_step = now, progress.step
                     self._display(bar, stage, total_steps, losses, optimizer, rate)
-                if ends_epoch or (args.save_steps and progress.step % args.save_steps == 0):
+                if saves:
                     self._save_last()
                 if ends_epoch:
                     self._evaluate_if_due(stage)
                     shown_at = time.monotonic()
+                    progress.seconds = seconds_before + shown_at - started
         self._unfreeze(frozen)
         return True
 
@@ -200,15 +201,20 @@ class Trainer:
         self.model.clip.clamp_logit_scale()
         return sums
 
-    def _display(self, bar, stage, total_steps, losses, optimizer, rate):
+    def _checked(self, stage, losses):
+        """The losses of the global batch, summed over the processes; InputError where one is not finite."""
         names = list(losses)
         values = distributed.summed(torch.stack([losses[name].double() for name in names])).tolist()
         losses = dict(zip(names, values, strict=True))
-        if not all(value == value and abs(value) < float("inf") for value in values):
+        if not all(map(math.isfinite, values)):
+            hint = ", or --precision bf16 or fp32" if self.args.precision == "fp16" else ""
             raise InputError(
-                f"the loss is {losses['total']} at step {self.progress.step} of stage {stage.name}: try a smaller --lr"
-                + (", or --precision bf16 or fp32" if self.args.precision == "fp16" else "")
+                f"the loss is {losses['total']} at step {self.progress.step} of stage {stage.name}: try a smaller "
+                f"--lr{hint}"
             )
+        return losses
+
+    def _display(self, bar, stage, total_steps, losses, optimizer, rate):
         fusion = self.model.fusion
         alpha = {"alpha": torch.sigmoid(fusion.theta).item()} if fusion is not None and fusion.kind == "learned" else {}
         self.progress.losses = {name: round(value, 6) for name, value in losses.items()}
@@ -273,7 +279,7 @@ class Trainer:
                 "optimizer": optimizer.state_dict(),
                 "scaler": scaler.state_dict(),
                 "progress": dataclasses.asdict(self.progress),
-                "records": len(self.train_data.split),
+                "records": self.records,
                 "random_states": states,
             },
         )

@@ -268,7 +268,7 @@ def test_a_model_can_be_the_start_of_another_run(trained, place):
     argv += ["--caption_source", "both", "--resize", "pad"]  # what a model is made of comes with it, these do not
     code, printed = run(argv)
     assert code == 0, printed
-    assert "weights from a checkpoint" in printed
+    assert "from a checkpoint" in printed
     assert scores_on_test(place.folder / "started")["scores"] == scores_on_test(old)["scores"]
 
 
