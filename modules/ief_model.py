@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modules.caption_attention import mask_drawn_caption
-from modules.transformer import take_last_word
+from modules.transformer import masked_mean, take_last_word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +123,7 @@ class IEF(nn.Module):
         tokens = self.aggregator(tokens, mask)
         features = self.image_similarity.meme_side(tokens, mask)
         if self.wiring.keep_pooled and "pooled" not in features:
-            weight = mask.to(tokens.dtype)[..., None]
-            features["pooled"] = F.normalize((tokens * weight).sum(1) / weight.sum(1), dim=-1)
+            features["pooled"] = F.normalize(masked_mean(tokens, mask), dim=-1)
         return features
 
     def _visual_tokens(self, pixels, frame_mask, emotions):

@@ -220,7 +220,8 @@ class Trainer:
         self.progress.losses = {name: round(value, 6) for name, value in losses.items()}
         bar.set_postfix({"loss": f"{losses['total']:.3f}"})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in {**losses, **alpha}.items())
-        rates = "/".join(f"{group['lr']:.2e}" for group in optimizer.param_groups)
+        rates = {group["name"].split()[0]: group["lr"] for group in optimizer.param_groups}
+        rates = ", ".join(f"{name} {value:.1e}" for name, value in rates.items())
         with tqdm.external_write_mode():
             self.logger.info(
                 f"{stage.name} step {self.progress.step}/{total_steps}  {shown}  lr {rates}  {rate:.1f} records/s"

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import metrics
+from benchmarks.train_step import VIT_B_32
 from modules import checkpoint, report, train_loop
-from modules.clip_encoder import CLIP, ClipSizes
+from modules.clip_encoder import CLIP
 from tests.community import Place, comparable, draw_community, read_csv, read_json, run, same_tensors
 from tests.model_parts import write_archive
 
@@ -361,19 +362,10 @@ def test_a_real_vit_b_32_from_an_archive_in_the_published_format(large):
     """A training step and an evaluation with the published sizes, weights and file format (random weights)."""
     place = Place.__new__(Place)
     place.folder, place.data = large, draw_community(large / "community", train=2, val=1, test=1, topics=2)
-    sizes = ClipSizes(
-        embed_dim=512,
-        image_size=224,
-        patch_size=32,
-        vision_width=768,
-        vision_layers=12,
-        text_width=512,
-        text_layers=12,
-    )
     torch.manual_seed(0)
-    clip = CLIP(sizes)
+    clip = CLIP(VIT_B_32)
     place.clip = large / "ViT-B-32.pt"
-    write_archive(place.clip, clip.state_dict(), sizes)
+    write_archive(place.clip, clip.state_dict(), VIT_B_32)
     assert 290e6 < place.clip.stat().st_size < 320e6
     name = "visual.transformer.resblocks.11.mlp.c_proj.weight"
     start = clip.state_dict()[name].half().float()
