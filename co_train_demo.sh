@@ -5,5 +5,9 @@ CDPATH="" cd "$(dirname "$0")" || exit
 . scripts/set_up.sh
 set_up requirements.txt
 "$PYTHON" -m preprocess.make_demo --out data/demo || exit
+case " $* " in
+  *" --resume_model"*) fresh= ;;
+  *) fresh=--overwrite ;;
+esac
 exec "$PYTHON" main_task_retrieval.py --do_train --datatype demo --data_path data/demo --output_dir runs/demo \
-  --overwrite --pretrained_clip_name ViT-tiny/8 --epochs 12 --batch_size 64 --lr 1e-3 "$@"
+  $fresh --pretrained_clip_name ViT-tiny/8 --epochs 12 --batch_size 64 --lr 1e-3 "$@"

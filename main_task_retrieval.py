@@ -17,6 +17,8 @@ def main(argv=None):
     except InputError as error:
         if distributed.is_first_here():
             print(f"error: {error}", file=sys.stderr)
+        elif trouble_of_one_process(error):
+            print(f"error in process {distributed.rank()}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         last = Path(args.output_dir) / "checkpoint_last.pt"
@@ -26,6 +28,13 @@ def main(argv=None):
     finally:
         distributed.tear_down()
     return 0
+
+
+def trouble_of_one_process(error):
+    """Whether the other processes may know nothing of it: an image that vanished after the check."""
+    from dataloaders.image_transform import ImageError
+
+    return isinstance(error, ImageError)
 
 
 def chosen_device(args):

@@ -144,7 +144,9 @@ def count_lines(counts, emotions_are_read):
         if left_out := of_split.get("captions left out (--max_captions)"):
             lines.append(f"  {left_out} captions beyond --max_captions are left out")
         if emotions_are_read and (unknown := of_split["emotions outside the vocabulary"]):
-            lines.append(f"  {len(unknown)} emotion words are not in the train split, read as unknown: {unknown[:20]}")
+            lines.append(
+                f"  {len(unknown)} emotion words are not in the model's vocabulary, read as unknown: {unknown[:20]}"
+            )
     return lines
 
 

@@ -79,7 +79,7 @@ class RecordDataset(Dataset):
         sample = self.memes[meme] | {"topic": topic, "query": self.data.queries[topic]}
         if self.caption_augmentation:
             captions = len(sample["captions"])
-            draw = np.random.default_rng((self.seed, epoch, record))
+            draw = np.random.default_rng((self.seed, epoch, meme))  # by meme: it may be in a batch twice
             sample["drawn_caption"] = int(draw.integers(captions)) if captions else -1
         return sample
 

@@ -17,7 +17,27 @@ SLUGS = (
     "custom",
 )
 
+QI_ONLY = (
+    "sim_header",
+    "cross_num_hidden_layers",
+    "interaction",
+    "wti_arch",
+    "emotion_fusion",
+    "emotion_encoder",
+    "bert_name",
+    "visual_tokens",
+    "linear_patch",
+    "resize",
+    "max_frames",
+    "slice_framepos",
+    "skip_bad_images",
+    "image_cache_gb",
+    "caption_fusion",
+    "caption_augmentation",
+    "cdcr_lambda",
+)
 TRAINING_ONLY = {
+    "train_csv",
     "epochs",
     "batch_size",
     "gradient_accumulation_steps",
@@ -349,11 +369,8 @@ def check_settings(args, given):
     two = args.branches == "qi_qc"
     image, caption = args.branches != "qc", args.branches != "qi"
     captions_read = caption or args.caption_fusion != "none" or args.caption_augmentation
-    for flag in ("sim_header", "interaction", "emotion_fusion", "visual_tokens", "resize", "linear_patch"):
+    for flag in QI_ONLY:
         only_with(flag, image, "the branch qi")
-    only_with("caption_fusion", image, "the branch qi")
-    only_with("caption_augmentation", image, "the branch qi")
-    only_with("cdcr_lambda", image, "the branch qi")
     only_with("text_pool_type", caption, "the branch qc")
     for flag in ("fusion", "loss_weights", "fusion_lr"):
         only_with(flag, two, "both branches (--branches qi_qc)")
@@ -363,8 +380,8 @@ def check_settings(args, given):
     only_with("fusion_weight", args.fusion == "fixed", "--fusion fixed")
     only_with("bert_name", args.emotion_encoder == "bert", "--emotion_encoder bert")
     only_with("emotion_encoder", args.emotion_fusion != "none", "--emotion_fusion channel or token")
-    only_with("wti_arch", args.interaction == "wti", "--interaction wti")
     tight = args.sim_header == "tightTransf"
+    only_with("wti_arch", args.interaction == "wti" and not tight, "--interaction wti")
     only_with("rerank_top", tight, "--sim_header tightTransf")
     only_with("cross_num_hidden_layers", args.sim_header in ("seqTransf", "tightTransf"), "a transformer aggregator")
     refuse(tight and "interaction" in given, "--sim_header tightTransf replaces --interaction")
@@ -382,6 +399,10 @@ def check_settings(args, given):
         refuse("fusion_lr" in given, "--fusion_lr belongs to --co_train joint: staged chooses the weight on val")
     elif two:
         refuse(not any(args.loss_weights), "--loss_weights: at least one must be above 0")
+        refuse(
+            args.caption_augmentation and not args.loss_weights[1], "--caption_augmentation: the QI loss's weight is 0"
+        )
+        refuse(args.cdcr_lambda and not any(args.loss_weights[:2]), "--cdcr_lambda: no loss reads the image")
         refuse(
             args.fusion != "fixed" and not args.loss_weights[0],
             f"--fusion {args.fusion} is trained through the fused loss, whose weight is 0",

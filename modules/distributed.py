@@ -20,7 +20,13 @@ def setup(device_type):
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if device_type == "cuda" else torch.device(device_type)
     if device.type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local_rank} of this machine has no GPU: torch sees {torch.cuda.device_count()}; start as "
+                "many processes (GPUS=n), or use --device cpu"
+            )
         torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # --precision fp32 is fp32, in convolutions as in matrix products
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"
         # the first process scores alone at the end of an evaluation: the others wait for it
@@ -77,6 +83,14 @@ def call_in_main(function, *arguments):
         raise problem
 
 
+@torch.no_grad()
+def copy_from_main(module):
+    """Give a module, in every process, the tensors that it has in the first one."""
+    if dist.is_initialized():
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
 def from_all(value):
     """Every process's picklable `value`, as a list in the order of ranks."""
     if not dist.is_initialized():
@@ -99,8 +113,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tensor):
+        tensor = tensor.contiguous()
         parts = [torch.empty_like(tensor) for _ in range(world_size())]
-        dist.all_gather(parts, tensor.contiguous())
+        dist.all_gather(parts, tensor)
         ctx.rows = slice(rank() * len(tensor), (rank() + 1) * len(tensor))
         return torch.cat(parts)
 

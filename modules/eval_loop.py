@@ -1,6 +1,7 @@
 """Encode each query and meme of a split once -> tiles of scores -> metrics.py."""
 
 import contextlib
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -112,8 +113,14 @@ def chunk_of_queries(words, tokens, memes, device):
 
 
 def _reranked_tile(model, encoded, queries, memes, top):
-    features = encoded.memes.read(memes, queries["sentence"].device, queries["sentence"].dtype)
-    scores = {"qi": model.image_similarity.rerank(queries, features, top)}
+    device, dtype = queries["sentence"].device, queries["sentence"].dtype
+    per_meme = [name for name in encoded.memes.arrays if not name.startswith("token")]
+    features = encoded.memes.read(memes, device, dtype, per_meme)
+
+    def read_tokens(chosen):
+        return encoded.memes.read(memes[chosen.cpu().numpy()], device, dtype)
+
+    scores = {"qi": model.image_similarity.rerank(queries, features, top, read_tokens)}
     if model.fusion is not None:
         scores["qc"] = queries["sentence"] @ features["caption"].T
         scores["fused"] = model.fusion(scores["qi"], scores["qc"], queries["sentence"])
@@ -125,7 +132,7 @@ def _reranked_tile(model, encoded, queries, memes, top):
 def tiles(model, encoded, args):
     """The places of the tiles: (rows, columns) slices. A cross encoder needs whole rows."""
     queries, memes = encoded.relevance.shape
-    high, wide = TILE_QUERIES, max(1, TILE_MEMES // max(encoded.memes.lengths))
+    high, wide = TILE_QUERIES, max(1, TILE_MEMES // int(encoded.memes.lengths.max()))
     if hasattr(model.image_similarity, "rerank"):
         high, wide = 64, memes
     for column in range(0, memes, wide):
@@ -197,7 +204,12 @@ def summarise(ranks, relevance, seed, intervals=True):
 def grid_alpha(model, encoded, args):
     """The α which a grid on this split would choose, by mAP: (α, mAP), from the QI and QC scores."""
     shape = encoded.relevance.shape
-    qi, qc = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(dir=args.output_dir) as file:  # not in memory, whatever the split's size
+        qi, qc = np.memmap(file, np.float32, "w+", shape=(2, *shape))
+        return _grid_on_disk(model, encoded, args, qi, qc)
+
+
+def _grid_on_disk(model, encoded, args, qi, qc):
     for rows, columns in tiles(model, encoded, args):
         tile = score_tile(model, encoded, rows, np.arange(columns.start, columns.stop), args.rerank_top)
         qi[rows, columns], qc[rows, columns] = tile["qi"], tile["qc"]

@@ -39,9 +39,10 @@ class FeatureStore:
             self._spill()
 
     def finish(self):
+        self.lengths = np.array(self.lengths)
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         if self.folder is None:
-            self.arrays = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+            self.arrays = {name: np.concatenate(self.parts.pop(name)) for name in list(self.parts)}
         else:
             self.arrays = {
                 name: np.memmap(self._file(name), np.float16, "r").reshape(-1, *self.widths[name])
@@ -52,14 +53,18 @@ class FeatureStore:
     def __len__(self):
         return len(self.lengths)
 
-    def read(self, memes, device, dtype):
-        """Features of the memes with the given indices (array), padded to the most tokens among them."""
-        lengths = np.asarray(self.lengths)[memes]
+    def read(self, memes, device, dtype, names=None):
+        """Features (all, or those of `names`) of the memes with the given indices (array).
+
+        They are padded to the most tokens among these memes.
+        """
+        lengths = self.lengths[memes]
         place = self.offsets[memes][:, None] + np.arange(lengths.max())
         valid = np.arange(lengths.max()) < lengths[:, None]
         place = np.where(valid, place, self.offsets[memes][:, None])  # padding: a copy of the meme's first token
         features = {}
-        for name, array in self.arrays.items():
+        for name in names or self.arrays:
+            array = self.arrays[name]
             rows = array[place] if self._is_per_token(name) else array[memes]
             tensor = torch.from_numpy(np.ascontiguousarray(rows)).to(device, dtype)
             if name.endswith("_weight"):
@@ -69,7 +74,7 @@ class FeatureStore:
 
     def groups(self, memes):
         """The memes split by whether they have one token or more: stills need not be padded to animations."""
-        single = np.asarray(self.lengths)[memes] == 1
+        single = self.lengths[memes] == 1
         return [group for group in (memes[single], memes[~single]) if len(group)]
 
     @staticmethod

@@ -98,15 +98,15 @@ class IEF(nn.Module):
     def _captions(self, ids, mask):
         """ids, mask (B, K, L) -> the present captions' words (N, L, d), end-of-text features (B, K, d), mask (B, K)."""
         present = mask.any(dim=2)
-        words = self._tower(self.clip.encode_text, ids[present])
+        encoded = present.clone()
+        encoded[0, 0] |= ~present.any()  # the tower never runs on nothing; what it then gives is masked everywhere
+        words = self._tower(self.clip.encode_text, ids[encoded])
         sentences = words.new_zeros(*present.shape, words.shape[-1])
-        sentences[present] = take_last_word(words, mask[present])
+        sentences[encoded] = take_last_word(words, mask[encoded])
         return words, sentences, present
 
     def _drawn_queries(self, words, mask, present, drawn):
         """The captions number `drawn` (B,) of the memes as queries; -1 gives a row with `drawn_present` False."""
-        if not len(words):  # no meme of the batch has a caption
-            words = words.new_zeros(1, *words.shape[1:])
         slot = drawn.clamp(min=0)
         row = torch.arange(len(drawn), device=drawn.device)
         place = (present.flatten().cumsum(0) - 1).view(present.shape)[row, slot].clamp(min=0)

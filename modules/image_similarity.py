@@ -84,13 +84,18 @@ class TightSimilarity(PooledSimilarity):
         chunks = zip(query_index.split(PAIRS_AT_ONCE), meme_index.split(PAIRS_AT_ONCE), strict=True)
         return torch.cat([checkpoint(piece, q, m, use_reentrant=False) for q, m in chunks])
 
-    def rerank(self, queries, memes, top):
+    def rerank(self, queries, memes, top, read_tokens=None):
         """`dp` ranks all memes; the cross encoder scores each query's `top` ones, which then come first: (Q, M).
 
-        The others keep dp's order below: their score is their cosine minus 2, which is below -1.
+        The others keep dp's order below: their score is their cosine minus 2, which is below -1. `read_tokens`: where
+        `memes` holds `pooled` alone, gives the features of the memes with the given indices.
         """
         by_dp = super().scores(queries, memes)
         best = by_dp.topk(min(top, by_dp.shape[1]), dim=1).indices
         query_index = torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1])
-        scores = self.pair_scores(queries, memes, query_index, best.flatten()).view(best.shape)
+        meme_index = best.flatten()
+        if read_tokens is not None:
+            chosen, meme_index = meme_index.unique(return_inverse=True)
+            memes = read_tokens(chosen)
+        scores = self.pair_scores(queries, memes, query_index, meme_index).view(best.shape)
         return (by_dp - 2).scatter(1, best, scores)

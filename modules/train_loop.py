@@ -194,7 +194,7 @@ class Trainer:
                 sums[name] = sums.get(name, 0) + value / pieces
         scaler.unscale_(optimizer)
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        torch.nn.utils.clip_grad_norm_(trained, self.args.max_grad_norm, error_if_nonfinite=False)
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(trained, self.args.max_grad_norm)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
@@ -206,11 +206,12 @@ class Trainer:
         names = list(losses)
         values = distributed.summed(torch.stack([losses[name].double() for name in names])).tolist()
         losses = dict(zip(names, values, strict=True))
-        if not all(map(math.isfinite, values)):
-            hint = ", or --precision bf16 or fp32" if self.args.precision == "fp16" else ""
+        scaled = self.args.precision == "fp16"  # then a step whose gradient is not finite has been left out
+        if not all(map(math.isfinite, values)) or not (scaled or math.isfinite(self.gradient_norm)):
+            hint = ", or --precision bf16 or fp32" if scaled else ""
             raise InputError(
-                f"the loss is {losses['total']} at step {self.progress.step} of stage {stage.name}: try a smaller "
-                f"--lr{hint}"
+                f"the loss is {losses['total']}, the gradient's norm {self.gradient_norm.item():g} at step "
+                f"{self.progress.step} of stage {stage.name}: try a smaller --lr{hint}"
             )
         return losses
 
@@ -292,8 +293,10 @@ class Trainer:
         )
 
     def load_best(self):
-        """The best checkpoint's weights into the model, in every process."""
-        distributed.barrier()
-        state = checkpoint.load(self.folder / "checkpoint_best.pt")
-        self.model.load_state_dict(state["model"])
-        self.best = {"stage": state["stage"], "epoch": state["epoch"], "val": state["val"]}
+        """The best checkpoint's weights into the model of every process; the first one alone has the file."""
+        if distributed.is_main():
+            state = checkpoint.load(self.folder / "checkpoint_best.pt")
+            self.model.load_state_dict(state["model"])
+            self.best = {"stage": state["stage"], "epoch": state["epoch"], "val": state["val"]}
+        distributed.copy_from_main(self.model)
+        self.best = distributed.from_main(self.best)

@@ -19,7 +19,7 @@ def flags_of_script(script):
     text = script.read_text().replace("\\\n", " ")
     line = next(line for line in text.splitlines() if "--do_train" in line)
     line = re.sub(r"\$\{?OUTPUT_DIR:-([^}]*)\}", r"\1", line)
-    line = line.replace('"$@"', "").replace("$DATA_PATH", "some folder")
+    line = line.replace('"$@"', "").replace("$DATA_PATH", "some folder").replace("$fresh", "--overwrite")
     return shlex.split(line[line.index("--do_train") :])
 
 
@@ -82,6 +82,15 @@ def test_help_explains_every_flag_and_needs_nothing_heavy():
         ([*TRAIN, "--co_train", "staged", "--loss_weights", "1", "1", "1"], "belong to --co_train joint"),
         ([*TRAIN, "--loss_weights", "0", "1", "1"], "trained through the fused loss, whose weight is 0"),
         ([*TRAIN, "--fusion", "fixed", "--fusion_lr", "0.1"], "without --fusion learned or query"),
+        ([*TRAIN, "--branches", "qc", "--wti_arch", "1"], "without the branch qi"),
+        ([*TRAIN, "--branches", "qc", "--image_cache_gb", "1"], "without the branch qi"),
+        ([*TRAIN, "--sim_header", "tightTransf", "--wti_arch", "1"], "without --interaction wti"),
+        ([*TRAIN, "--caption_augmentation", "--loss_weights", "1", "0", "1"], "the QI loss's weight is 0"),
+        (
+            [*TRAIN, "--cdcr_lambda", "1", "--fusion", "fixed", "--loss_weights", "0", "0", "1"],
+            "no loss reads the image",
+        ),
+        (["--do_eval", "--init_model", "m.pt", "--output_dir", "x", "--train_csv", "t"], "--train_csv has no effect"),
         ([*TRAIN, "--max_words", "2"], "no word between start and end"),
         ([*TRAIN, "--lr", "-1"], "must be 0 or more"),
         ([*TRAIN, "--batch_size", "0"], "at least 1"),
