@@ -314,7 +314,11 @@ def test_numbers_that_cannot_be(place, refused, flags, message):
 def test_a_loss_that_is_no_number_stops_the_run_with_the_step(place):
     code, printed = run(place.flags("run", "--lr", "1e30", "--warmup_proportion", "0"))
     assert code == 2, printed
-    assert "the loss is nan at step" in printed and "try a smaller --lr" in printed and "Traceback" not in printed
+    assert (
+        "the loss is nan, the gradient's norm nan at step" in printed
+        and "try a smaller --lr" in printed
+        and "Traceback" not in printed
+    )
 
 
 def test_a_clip_of_a_short_context_reads_no_captions_where_none_are_wanted(place):
