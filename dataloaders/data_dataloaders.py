@@ -152,20 +152,18 @@ def count_lines(counts, emotions_are_read):
 
 def train_loader(args, data, plan, rank, first_step, last_step, pin_memory):
     """This process's batches of the optimisation steps [first_step, last_step), decoded off the training thread."""
-    return DataLoader(
-        RecordDataset(data, args.seed, args.caption_augmentation),
-        batch_sampler=list(plan.shares(rank, first_step, last_step)),
-        collate_fn=collate,
-        num_workers=_workers(args, data),
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # its own: making a loader must not move the run's random state
-    )
+    dataset = RecordDataset(data, args.seed, args.caption_augmentation)
+    return _loader(args, dataset, data, list(plan.shares(rank, first_step, last_step)), pin_memory)
 
 
 def meme_loader(args, data, batches, pin_memory):
     """Batches of memes; `batches`: lists of meme indices."""
+    return _loader(args, MemeDataset(data), data, batches, pin_memory)
+
+
+def _loader(args, dataset, data, batches, pin_memory):
     return DataLoader(
-        MemeDataset(data),
+        dataset,
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=_workers(args, data),

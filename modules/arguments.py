@@ -4,18 +4,10 @@ recipe its help says so. Nothing heavy is imported here, so that `--help` answer
 
 import argparse
 
+from dataloaders.communities import COMMUNITIES
 from util import InputError
 
-SLUGS = (
-    "douban_memers",
-    "english_memes",
-    "nobody_gets_my_memes",
-    "humans_love_memes",
-    "recent_popular_memes",
-    "lets_exchange_memes",
-    "demo",
-    "custom",
-)
+SLUGS = tuple(COMMUNITIES)
 
 QI_ONLY = (
     "sim_header",
@@ -336,6 +328,11 @@ def refuse(condition, message):
         raise InputError(message)
 
 
+def reads_captions(args):
+    """Whether a setting reads captions at all."""
+    return args.branches != "qi" or args.caption_fusion != "none" or args.caption_augmentation
+
+
 def check_task(args, given):
     """Raise InputError where the task or a number makes no sense; `given`: names of the flags that were given."""
     refuse(args.do_train == args.do_eval, "give one of --do_train and --do_eval")
@@ -368,14 +365,13 @@ def check_settings(args, given):
 
     two = args.branches == "qi_qc"
     image, caption = args.branches != "qc", args.branches != "qi"
-    captions_read = caption or args.caption_fusion != "none" or args.caption_augmentation
     for flag in QI_ONLY:
         only_with(flag, image, "the branch qi")
     only_with("text_pool_type", caption, "the branch qc")
     for flag in ("fusion", "loss_weights", "fusion_lr"):
         only_with(flag, two, "both branches (--branches qi_qc)")
     for flag in ("caption_source", "max_caption_words", "max_captions"):
-        only_with(flag, captions_read, "anything that reads captions")
+        only_with(flag, reads_captions(args), "anything that reads captions")
     only_with("fusion_lr", args.fusion != "fixed", "--fusion learned or query")
     only_with("fusion_weight", args.fusion == "fixed", "--fusion fixed")
     only_with("bert_name", args.emotion_encoder == "bert", "--emotion_encoder bert")

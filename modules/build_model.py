@@ -3,6 +3,7 @@
 import torch
 
 from modules.aggregator import MeanP, SeqLSTM, SeqTransf, TightTransf, start_from_clip_text
+from modules.arguments import reads_captions
 from modules.caption_attention import CaptionAttention
 from modules.caption_similarity import CaptionPooling
 from modules.clip_encoder import CLIP, FROM_SCRATCH, ClipSizes, build_clip, load_strictly
@@ -58,11 +59,6 @@ def build_model(args, emotion_words, tokenizer, normalise, saved=None):
             model.fusion.choose(args.fusion_weight)  # the flag's, which may be another than the checkpoint's
     clip.freeze_layers(args.freeze_layer_num)
     return model, weights, notes
-
-
-def reads_captions(args):
-    """Whether a setting reads captions at all."""
-    return args.branches != "qi" or args.caption_fusion != "none" or args.caption_augmentation
 
 
 def starts_from_scratch(args):
