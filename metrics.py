@@ -4,15 +4,13 @@ NumPy only. Runs alone on saved matrices: `python metrics.py qi.npy qc.npy --wei
 The definitions, and what they avoid, are in docs/METRICS.md. Q queries, M memes, P relevant pairs.
 """
 
-import argparse
 import math
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 
-from util import InputError, replaced_atomically, write_json
+from util import InputError, replaced_atomically
 
 CUTOFFS, PRECISION_CUTOFFS, NDCG_CUTOFF = (1, 5, 10, 20, 50), (10, 20, 50), 10
 METRICS = (
@@ -48,7 +46,7 @@ class Relevance:
         bad = (query < 0) | (query >= self.shape[0]) | (meme < 0) | (meme >= self.shape[1])
         if bad.any():
             i = bad.argmax()
-            raise InputError(f"pair {i}: query {query[i]}, meme {meme[i]} is outside {_size(self.shape)}")
+            raise InputError(f"pair {i}: query {query[i]}, meme {meme[i]} is outside {shape_text(self.shape)}")
         self.source = np.lexsort((meme, query))
         self.query, self.meme = query[self.source], meme[self.source]
         repeated = (np.diff(self.query) == 0) & (np.diff(self.meme) == 0)
@@ -64,7 +62,7 @@ class Relevance:
     @classmethod
     def load(cls, path):
         """Read `.npy` (dense 0/1, Q x M) or `.npz` (`query`, `meme`, `shape`); InputError names the file."""
-        loaded = _load(path)
+        loaded = load_array(path)
         try:
             if not isinstance(loaded, np.lib.npyio.NpzFile):
                 return cls(*_nonzero(loaded), loaded.shape)
@@ -434,7 +432,11 @@ def _chance_of_no_hit(n, r, k):
     return np.where(n - r < k, 0, np.exp(log))
 
 
-def _load(path):
+def shape_text(shape):
+    return f"{shape[0]} queries x {shape[1]} memes"
+
+
+def load_array(path):
     """np.load, memory-mapped and never unpickling; InputError names the file."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -458,116 +460,11 @@ def _nonzero(dense):
     return (np.concatenate(part) for part in zip(*found, strict=True))
 
 
-def _open_matrix(path):
-    matrix = _load(path)
-    if isinstance(matrix, np.lib.npyio.NpzFile) or matrix.ndim != 2:
-        found = "an archive" if isinstance(matrix, np.lib.npyio.NpzFile) else f"shape {matrix.shape}"
-        raise InputError(f"{path}: expected one matrix, queries x memes, found {found}")
-    return matrix
-
-
-def _build_parser():
-    parser = argparse.ArgumentParser(
-        prog="metrics.py",
-        description="Retrieval metrics of saved similarity matrices (queries x memes), in both directions.",
-    )
-    parser.add_argument("matrices", nargs="+", metavar="MATRIX.npy", help="similarity matrices of one shape")
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        type=float,
-        metavar="W",
-        help="one per matrix: adds the row of their weighted sum",
-    )
-    parser.add_argument(
-        "--relevance",
-        metavar="FILE",
-        help=".npy (0/1, queries x memes) or .npz (query, meme, shape); default: the diagonal",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write all the metrics and their intervals there")
-    return parser
-
-
-def _read_inputs(args):
-    """-> (dict name -> matrix, relevance), all of one shape."""
-    stems = [Path(path).stem for path in args.matrices]
-    names = stems if len(set(stems)) == len(stems) else args.matrices
-    if len(set(names)) < len(names):
-        raise InputError("a matrix is given twice")
-    if args.weights is not None and (len(args.weights) != len(names) or not np.isfinite(args.weights).all()):
-        raise InputError(f"--weights: expected {len(names)} finite numbers, one per matrix; found {args.weights}")
-    if args.seed < 0:
-        raise InputError(f"--seed: expected 0 or more, found {args.seed}")
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise InputError(f"--json: {Path(args.json).parent} is not a folder")
-    matrices = dict(zip(names, map(_open_matrix, args.matrices), strict=True))
-    shape = matrices[names[0]].shape
-    if args.relevance is None and shape[0] != shape[1]:
-        raise InputError(f"{args.matrices[0]}: {_size(shape)}: not square, so that --relevance is needed")
-    relevance = Relevance.load(args.relevance) if args.relevance else Relevance.diagonal(shape[0])
-    for name, matrix in matrices.items():
-        if matrix.shape != relevance.shape:
-            of = args.relevance or names[0]
-            raise InputError(f"{name}: {_size(matrix.shape)}; {of}: {_size(relevance.shape)}")
-    return matrices, relevance
-
-
-def _size(shape):
-    return f"{shape[0]} queries x {shape[1]} memes"
-
-
-def _matrix_ranks(name, read_tile, relevance):
-    try:
-        return ranks_from_tiles(read_tile, relevance)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
-
-
 def main(argv=None):
     """Print the tables of the command line's matrices; returns the exit code (2: a fault in the input)."""
-    args = _build_parser().parse_args(argv)
-    try:
-        _report(args)
-    except (InputError, OSError) as error:
-        print(f"metrics.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    from modules.metrics_command import main
 
-
-def _report(args):
-    matrices, relevance = _read_inputs(args)
-    readers = {name: lambda *place, m=matrix: m[place] for name, matrix in matrices.items()}
-    if args.weights is not None:
-        readers["fused"] = lambda *place: weighted_sum([m[place] for m in matrices.values()], args.weights)
-    ranks = {name: _matrix_ranks(name, read_tile, relevance) for name, read_tile in readers.items()}
-    transposed = relevance.transposed()
-    directions = (
-        ("query_to_meme", "queries", "memes", relevance, relevance.query),
-        ("meme_to_query", "memes", "queries", transposed, relevance.meme),
-    )
-    result = {"weights": args.weights, "seed": args.seed}
-    for direction, (key, lines, items, judged, line) in enumerate(directions):
-        rows = [("random", random_expectation(judged), None)]
-        for name, pair in ranks.items():
-            names, values = per_query_metrics(pair[direction], line, *judged.shape)
-            rows.append((name, average(names, values), bootstrap_intervals(names, values, args.seed)))
-        n_lines = judged.shape[0] - judged.skipped
-        left_out = f" ({judged.skipped:,} more have nothing relevant: left out)" if judged.skipped else ""
-        print(
-            f"{key.replace('_', ' ')}: {n_lines:,} {lines}{left_out}, {judged.shape[1]:,} {items}, "
-            f"{len(line):,} relevant pairs"
-        )
-        print(format_table(rows), end="\n\n")
-        scored = [{"name": name, "metrics": m, "intervals": i} for name, m, i in rows]
-        result[key] = {lines: n_lines, "skipped": judged.skipped, "rows": scored}
-    if args.weights is not None:
-        print("fused = " + " + ".join(f"{w} * {name}" for w, name in zip(args.weights, matrices, strict=True)))
-    print(
-        f"all in %, but the ranks MdR and MnR; [low,high]: 95 % bootstrap interval (1,000 resamples, seed {args.seed})"
-    )
-    if args.json:
-        write_json(args.json, result)
+    return main(argv)
 
 
 if __name__ == "__main__":

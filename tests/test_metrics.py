@@ -454,19 +454,19 @@ def test_command_line_of_a_square_matrix_runs_alone_from_anywhere(saved):
     assert "fused" not in result.stdout
 
 
-def test_the_documents_example_prints_what_the_document_says(tmp_path, monkeypatch, capsys):
+def test_the_documents_examples_print_what_the_document_says(tmp_path, monkeypatch, capsys):
     document = (Path(metrics.__file__).parent / "docs/METRICS.md").read_text(encoding="utf-8")
-    code, command, output = re.search(
-        r"```python\n(import numpy.*?)```\n\n`python metrics.py (.*?)` prints\n\n```\n(.*?)```", document, re.DOTALL
-    ).groups()
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert metrics.main(command.split()) == 0
-    number = r"\d+\.\d+"
-    printed = capsys.readouterr().out
-    assert re.sub(number, "", printed).split() == re.sub(number, "", output).split()
-    found, written = ([float(x) for x in re.findall(number, text)] for text in (printed, output))
-    assert found == pytest.approx(written, abs=0.011)  # the last digit may be rounded otherwise elsewhere
+    exec(re.search(r"```python\n(import numpy.*?)```", document, re.DOTALL)[1], {})
+    examples = re.findall(r"`python metrics.py ([^`]*?)` prints\n\n```\n(.*?)```", document, re.DOTALL)
+    assert len(examples) == 2
+    for command, output in examples:
+        assert metrics.main(command.split()) == 0
+        number = r"\d+\.\d+"
+        printed = capsys.readouterr().out
+        assert re.sub(number, "", printed).split() == re.sub(number, "", output).split()
+        found, written = ([float(x) for x in re.findall(number, text)] for text in (printed, output))
+        assert found == pytest.approx(written, abs=0.011)  # the last digit may be rounded otherwise elsewhere
 
 
 @pytest.mark.parametrize(
@@ -508,3 +508,86 @@ def test_table_without_intervals_and_with_chosen_columns():
     assert [line.split() for line in table.splitlines()] == [["R@1", "MdR"], ["QI", "12.35", "7.0"]]
     table = metrics.format_table([("QI", {"R@1": 12.0}, {"R@1": (1, 20.5)})], columns=("R@1",))
     assert table.splitlines()[2].strip() == "[1.00,20.50]"
+
+
+@pytest.fixture
+def fitted(tmp_path, monkeypatch):
+    """Two noisy matrices in files, their relevance, and what --fit_weights stores."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(11)
+    dense = rng.random((90, 120)) < 0.03
+    dense[7] = dense[40] = False  # queries without anything relevant
+    scores = {name: dense + noise * rng.standard_normal(dense.shape) for name, noise in (("qi", 0.5), ("qc", 0.6))}
+    for name, matrix in scores.items():
+        np.save(f"{name}.npy", matrix.astype(np.float32))
+    np.save("dense.npy", dense)
+    flags = ["--fit_weights", "--val_fraction", "0.4", "--seed", "3"]
+    assert metrics.main(["qi.npy", "qc.npy", "--relevance", "dense.npy", *flags, "--json", "fitted.json"]) == 0
+    matrices = {name: np.load(f"{name}.npy") for name in scores}
+    return matrices, dense, json.loads(Path("fitted.json").read_text())
+
+
+def mean_average_precision(scores, dense):
+    return 100 * np.mean([
+        np.mean([dense[q][order[: rank + 1]].mean() for rank in np.flatnonzero(dense[q][order])])
+        for q, order in enumerate(np.argsort(-scores, axis=1))
+    ])  # fmt: skip
+
+
+def test_fitted_weights_are_chosen_on_one_part_and_reported_on_the_other(fitted, capsys):
+    matrices, dense, stored = fitted
+    judged = np.flatnonzero(dense.any(axis=1))
+    shuffled = np.random.default_rng(3).permutation(judged)
+    val, rest = shuffled[: round(0.4 * len(judged))], shuffled[round(0.4 * len(judged)) :]
+
+    def quality(alpha, queries):
+        return mean_average_precision((alpha * matrices["qi"] + (1 - alpha) * matrices["qc"])[queries], dense[queries])
+
+    grid = np.linspace(0, 1, 101)
+    on_val, on_rest = ([quality(alpha, part) for alpha in grid] for part in (val, rest))
+    alpha, oracle = stored["fitted"]["weights"][0], stored["oracle"]["weights"][0]
+    assert on_val[round(100 * alpha)] == pytest.approx(max(on_val), abs=1e-4)
+    assert on_rest[round(100 * oracle)] == pytest.approx(max(on_rest), abs=1e-4)
+    assert alpha != oracle, "the test is to tell the two apart"
+    assert stored["fitted"]["val_queries"] == len(val) and stored["query_to_meme"]["queries"] == len(rest)
+    rows = {row["name"]: row["metrics"]["mAP"] for row in stored["query_to_meme"]["rows"]}
+    expected = {"qi": 1, "qc": 0, "fused": alpha, "oracle": oracle}
+    assert {name: rows[name] for name in expected} == pytest.approx(
+        {name: quality(weight, rest) for name, weight in expected.items()}, abs=1e-4
+    )
+
+
+def test_the_gain_is_over_the_better_one_of_the_fitted_part(fitted):
+    matrices, dense, stored = fitted
+    rows = {row["name"]: row["metrics"]["mAP"] for row in stored["query_to_meme"]["rows"]}
+    gain = stored["gain"]
+    assert gain["over"] == "qi"  # less noise
+    assert gain["mAP"] == pytest.approx(rows["fused"] - rows["qi"])
+    assert gain["interval"][0] < gain["mAP"] < gain["interval"][1]
+    assert gain["p_bootstrap"] < 0.01 and gain["p_randomisation"] < 0.01  # two independent views: a clear gain
+
+
+def test_a_matrix_of_noise_gains_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.save("good.npy", np.eye(60) + 0.1 * rng.standard_normal((60, 60)))
+    np.save("noise.npy", rng.standard_normal((60, 60)))
+    assert metrics.main(["good.npy", "noise.npy", "--fit_weights", "--json", "out.json"]) == 0
+    gain = json.loads(Path("out.json").read_text())["gain"]
+    assert gain["mAP"] <= 0 and gain["p_randomisation"] > 0.05
+    printed = capsys.readouterr().out
+    assert "gain of fused over good" in printed and "the other 30 queries" in printed and "oracle" in printed
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["qi.npy", "--fit_weights"], "expected two matrices"),
+        (["qi.npy", "qc.npy", "--fit_weights", "--weights", "0.5", "0.5"], "no --weights"),
+        (["qi.npy", "qc.npy", "--fit_weights", "--val_fraction", "1"], "between 0 and 1"),
+        (["qi.npy", "qc.npy", "--fit_weights", "--val_fraction", "0.001"], "leaves a part empty"),
+    ],
+)
+def test_weights_that_cannot_be_fitted(fitted, flags, message, capsys):
+    assert metrics.main([*flags, "--relevance", "dense.npy"]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,258 @@
+"""The command line of metrics.py: saved similarity matrices -> tables, and weights fitted on a part of the queries."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from metrics import (
+    Relevance,
+    average,
+    bootstrap_intervals,
+    fit_weight,
+    format_table,
+    load_array,
+    per_query_metrics,
+    random_expectation,
+    ranks_from_tiles,
+    shape_text,
+    weighted_sum,
+)
+from modules.significance import paired_bootstrap, randomisation_test
+from util import InputError, write_json
+
+LEGEND = "all in %, but the ranks MdR and MnR; [low,high]: 95 % bootstrap interval (1,000 resamples, seed {})"
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        prog="metrics.py",
+        description="Retrieval metrics of saved similarity matrices (queries x memes), in both directions.",
+    )
+    parser.add_argument("matrices", nargs="+", metavar="MATRIX.npy", help="similarity matrices of one shape")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="one per matrix: adds the row of their weighted sum",
+    )
+    parser.add_argument(
+        "--fit_weights",
+        action="store_true",
+        help="of two matrices: choose the weights on one part of the queries by mAP, report on the other part",
+    )
+    parser.add_argument(
+        "--val_fraction",
+        type=float,
+        default=0.5,
+        metavar="F",
+        help="share of the queries that --fit_weights chooses on, drawn with --seed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--relevance",
+        metavar="FILE",
+        help=".npy (0/1, queries x memes) or .npz (query, meme, shape); default: the diagonal",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="write all the metrics and their intervals there")
+    return parser
+
+
+def main(argv=None):
+    """Print the tables of the command line's matrices; returns the exit code (2: a fault in the input)."""
+    args = build_parser().parse_args(argv)
+    try:
+        matrices, relevance = _read_inputs(args)
+        result = {"weights": args.weights, "seed": args.seed}
+        if args.fit_weights:
+            result |= _report_fitted(matrices, relevance, args.val_fraction, args.seed)
+        else:
+            result |= _report(matrices, relevance, args.weights, args.seed)
+        if args.json:
+            write_json(args.json, result)
+    except (InputError, OSError) as error:
+        print(f"metrics.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _read_inputs(args):
+    """-> (dict name -> matrix, relevance), all of one shape."""
+    stems = [Path(path).stem for path in args.matrices]
+    names = stems if len(set(stems)) == len(stems) else args.matrices
+    if len(set(names)) < len(names):
+        raise InputError("a matrix is given twice")
+    if args.weights is not None and (len(args.weights) != len(names) or not np.isfinite(args.weights).all()):
+        raise InputError(f"--weights: expected {len(names)} finite numbers, one per matrix; found {args.weights}")
+    if args.fit_weights and (len(names) != 2 or args.weights is not None):
+        raise InputError(f"--fit_weights: expected two matrices and no --weights; found {len(names)} matrices")
+    if not 0 < args.val_fraction < 1:
+        raise InputError(f"--val_fraction: expected a number between 0 and 1, found {args.val_fraction}")
+    if args.seed < 0:
+        raise InputError(f"--seed: expected 0 or more, found {args.seed}")
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise InputError(f"--json: {Path(args.json).parent} is not a folder")
+    matrices = dict(zip(names, map(_open_matrix, args.matrices), strict=True))
+    shape = matrices[names[0]].shape
+    if args.relevance is None and shape[0] != shape[1]:
+        raise InputError(f"{args.matrices[0]}: {shape_text(shape)}: not square, so that --relevance is needed")
+    relevance = Relevance.load(args.relevance) if args.relevance else Relevance.diagonal(shape[0])
+    for name, matrix in matrices.items():
+        if matrix.shape != relevance.shape:
+            of = args.relevance or names[0]
+            raise InputError(f"{name}: {shape_text(matrix.shape)}; {of}: {shape_text(relevance.shape)}")
+    return matrices, relevance
+
+
+def _open_matrix(path):
+    matrix = load_array(path)
+    if isinstance(matrix, np.lib.npyio.NpzFile) or matrix.ndim != 2:
+        found = "an archive" if isinstance(matrix, np.lib.npyio.NpzFile) else f"shape {matrix.shape}"
+        raise InputError(f"{path}: expected one matrix, queries x memes, found {found}")
+    return matrix
+
+
+def _report(matrices, relevance, weights, seed):
+    """Print a table per direction, with the weighted sum's row if there are weights; returns what --json stores."""
+    readers = {name: lambda *place, m=matrix: m[place] for name, matrix in matrices.items()}
+    if weights is not None:
+        readers["fused"] = lambda *place: weighted_sum([m[place] for m in matrices.values()], weights)
+    ranks = {name: _ranks(name, read_tile, relevance) for name, read_tile in readers.items()}
+    transposed = relevance.transposed()
+    directions = (
+        ("query_to_meme", "queries", "memes", relevance, relevance.query),
+        ("meme_to_query", "memes", "queries", transposed, relevance.meme),
+    )
+    result = {}
+    for direction, (key, lines, items, judged, line) in enumerate(directions):
+        rows = [("random", random_expectation(judged), None)]
+        for name, pair in ranks.items():
+            names, values = per_query_metrics(pair[direction], line, *judged.shape)
+            rows.append((name, average(names, values), bootstrap_intervals(names, values, seed)))
+        n_lines = judged.shape[0] - judged.skipped
+        left_out = f" ({judged.skipped:,} more have nothing relevant: left out)" if judged.skipped else ""
+        print(
+            f"{key.replace('_', ' ')}: {n_lines:,} {lines}{left_out}, {judged.shape[1]:,} {items}, "
+            f"{len(line):,} relevant pairs"
+        )
+        print(format_table(rows), end="\n\n")
+        result[key] = {lines: n_lines, "skipped": judged.skipped, "rows": _named(rows)}
+    if weights is not None:
+        print("fused = " + " + ".join(f"{w} * {name}" for w, name in zip(weights, matrices, strict=True)))
+    print(LEGEND.format(seed))
+    return result
+
+
+def _report_fitted(matrices, relevance, val_fraction, seed):
+    """Fit the weights of two matrices on a part of the queries, report on the rest; returns what --json stores.
+
+    What the fused score gains is measured against the matrix which is the better one on the fitted part. The
+    oracle's weights are the best of the reported queries themselves: no method may choose them.
+    """
+    judged = np.flatnonzero(relevance.counts)
+    n_val = round(val_fraction * len(judged))
+    if not 0 < n_val < len(judged):
+        raise InputError(
+            f"--val_fraction: {val_fraction} of {len(judged)} queries with a relevant meme leaves a part empty"
+        )
+    shuffled = np.random.default_rng(seed).permutation(judged)
+    val, rest = np.sort(shuffled[:n_val]), np.sort(shuffled[n_val:])
+    first, second = matrices
+    alpha, val_map, single = _fit(matrices, relevance, val)
+    oracle_alpha = _fit(matrices, relevance, rest)[0]
+    weights = {
+        first: (1.0, 0.0),
+        second: (0.0, 1.0),
+        "fused": (alpha, 1 - alpha),
+        "oracle": (oracle_alpha, 1 - oracle_alpha),
+    }
+    part = _part(relevance, rest)
+    rows, per_query = [("random", random_expectation(part), None)], {}
+    for name, pair in weights.items():
+        ranks = _ranks(name, _Rows(matrices, rest, pair).tile, part)[0]
+        names, per_query[name] = per_query_metrics(ranks, part.query, *part.shape)
+        rows.append((name, average(names, per_query[name]), bootstrap_intervals(names, per_query[name], seed)))
+    column = names.index("mAP")
+    pair = per_query["fused"][:, column], per_query[single][:, column]
+    gain, low, high, p_bootstrap = paired_bootstrap(*pair, seed=seed)
+    p_randomisation = randomisation_test(*pair, seed=seed)
+    print(f"weights fitted on {n_val:,} queries by mAP ({val_map:.2f}): fused = {_sum(first, second, alpha)}")
+    print(
+        f"query to meme, the other {len(rest):,} queries, {part.shape[1]:,} memes, {len(part.query):,} relevant pairs"
+    )
+    print(format_table(rows), end="\n\n")
+    print(
+        f"gain of fused over {single} (the better one on the fitted part) in mAP:"
+        f" {gain:+.2f} [{low:+.2f},{high:+.2f}]\n"
+        f"p = {p_bootstrap:.4f} (paired bootstrap), {p_randomisation:.4f} (randomisation test), 10,000 resamples each"
+    )
+    print(
+        f"oracle = {_sum(first, second, oracle_alpha)}, the best on the reported queries themselves: a bound, no result"
+    )
+    print(LEGEND.format(seed))
+    return {
+        "fitted": {
+            "val_fraction": val_fraction,
+            "val_queries": n_val,
+            "weights": [alpha, 1 - alpha],
+            "val mAP": val_map,
+        },
+        "query_to_meme": {"queries": len(rest), "rows": _named(rows)},
+        "gain": {
+            "over": single,
+            "mAP": gain,
+            "interval": [low, high],
+            "p_bootstrap": p_bootstrap,
+            "p_randomisation": p_randomisation,
+        },
+        "oracle": {"weights": [oracle_alpha, 1 - oracle_alpha]},
+    }
+
+
+def _fit(matrices, relevance, queries):
+    """-> (alpha, its mAP, name of the better single matrix), all on these queries."""
+    (first, one), (second, other) = matrices.items()
+    part = _part(relevance, queries)
+    one, other = _Rows({first: one}, queries, (1,)), _Rows({second: other}, queries, (1,))
+    alpha, value = fit_weight(one, other, part)
+    ends = [fit_weight(one, other, part, grid=[end])[1] for end in (1, 0)]
+    return alpha, value, (first, second)[ends[1] > ends[0]]
+
+
+def _part(relevance, queries):
+    """The relevance of some queries (ascending) alone, numbered from 0."""
+    kept = np.isin(relevance.query, queries)
+    return Relevance(
+        np.searchsorted(queries, relevance.query[kept]), relevance.meme[kept], (len(queries), relevance.shape[1])
+    )
+
+
+class _Rows:
+    """Some rows of the weighted sum of matrices, computed where they are asked for."""
+
+    def __init__(self, matrices, queries, weights):
+        self.matrices, self.queries, self.weights = list(matrices.values()), queries, weights
+        self.shape = len(queries), self.matrices[0].shape[1]
+
+    def tile(self, rows, columns):
+        return weighted_sum([m[self.queries[rows], columns] for m in self.matrices], self.weights)
+
+    def __getitem__(self, rows):
+        return self.tile(rows, slice(None))
+
+
+def _ranks(name, read_tile, relevance):
+    try:
+        return ranks_from_tiles(read_tile, relevance)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _named(rows):
+    return [{"name": name, "metrics": values, "intervals": intervals} for name, values, intervals in rows]
+
+
+def _sum(first, second, alpha):
+    return f"{alpha:.2f} * {first} + {1 - alpha:.2f} * {second}"
