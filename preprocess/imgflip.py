@@ -1,0 +1,221 @@
+"""Make a community of real memes from a clone of the public data set ImgFlip575K.
+
+    git clone https://github.com/schesa/ImgFlip575K_Dataset
+    python -m preprocess.imgflip --source ImgFlip575K_Dataset --out data/imgflip
+
+The data set has the texts, titles and templates of memes from imgflip.com; the memes are drawn anew, the texts on
+their template. What a topic is depends on --kind:
+
+    topics     a template; its query is another name of it, the same in all splits: known topics, new memes
+    templates  a template; its query differs from split to split: unknown queries
+    titles     one meme; its query is the title that its author gave it; no topic is in two splits
+
+Used are memes with two texts, in English, ASCII and of at most 160 characters, without links and without the words
+of imgflip_blocked_words.txt, on the templates of imgflip_templates.csv. The pictures belong to others: for research
+only, not to be published.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from preprocess.imgflip_community import KINDS, SPLITS, split_memes
+from preprocess.imgflip_memes import read_memes
+from preprocess.imgflip_templates import TABLE, read_templates
+from preprocess.imgflip_texts import BLOCKED_WORDS, BlockedWords, to_ascii
+from util import InputError, replaced_atomically, write_json
+
+VERSION = 1  # goes up when other memes are made, so that an older folder is not continued
+HEADER = ("image_id", "image", "topic_id", "query", "captions", "emotions", "text")
+MANIFEST = "imgflip.json"
+
+
+def make_community(source, out, kind="topics", limit=None, max_templates=None, seed=0, size=336, quality=88,
+                   templates=TABLE, all_templates=False, blocked_words=BLOCKED_WORDS, workers=1):  # fmt: skip
+    """Write a community of memes from the checkout `source` into the folder `out`; returns what the manifest says.
+
+    An interrupted call is continued by the next one with the same arguments: images that are there are kept, the
+    CSVs come last. templates, blocked_words: the tables to use. all_templates: also those
+    without a row. workers: processes that draw; what they write does
+    not depend on their number. Raises InputError for broken data, and if `out` holds anything else.
+    """
+    from preprocess.imgflip_images import Job, draw_missing, read_picture
+
+    out = Path(out)
+    if out.is_file():
+        raise InputError(f"{out} is a file; a community is a folder")
+    blocked = BlockedWords(blocked_words)
+    used, without_row, without_memes, names = read_templates(source, templates, blocked, all_templates)
+    memes, counts = read_memes(used, names, blocked)
+    rows = split_memes(memes, kind, seed, limit, max_templates)
+    chosen = [meme for split in SPLITS for meme, *_ in rows[split]]
+    pictures = sorted({meme.template.image for meme in chosen})
+    for picture in pictures:
+        read_picture(picture)
+    arguments = {
+        **{
+            "kind": kind,
+            "limit": limit,
+            "max_templates": max_templates,
+            "all_templates": all_templates,
+            "seed": seed,
+            "size": size,
+        },
+        **{"quality": quality, "version": VERSION, "OpenCV": opencv_version(), "data": digest(rows, pictures)},
+    }
+    manifest = {
+        "arguments": arguments,
+        "memes": {"read": counts.pop("read", 0), "clean": len(memes), "used": len(chosen)},
+        "dropped": dict(counts.most_common()),
+        "templates": {"used": len(pictures), "without a row": without_row, "without memes": without_memes},
+        **{split: {"records": len(rows[split]), "topics": len({row[1] for row in rows[split]})} for split in SPLITS},
+    }
+    begin(out, arguments)
+    images = str(out / "images")
+    jobs = [
+        Job(str(meme.template.image), os.path.join(images, file_name(meme)), to_ascii(meme.upper), to_ascii(meme.lower))
+        for meme in chosen
+    ]
+    manifest["drawn"] = draw_missing(jobs, size, quality, workers)
+    for split in SPLITS:
+        write_csv(out / f"{split}.csv", rows[split])
+    write_json(out / MANIFEST, {key: value for key, value in manifest.items() if key != "drawn"})
+    return manifest
+
+
+def begin(out, arguments):
+    """Make the folder and note for what; InputError if it holds something else."""
+    out.mkdir(parents=True, exist_ok=True)
+    if all(path.name == f".{MANIFEST}.partial" for path in out.iterdir()):
+        write_json(out / MANIFEST, {"arguments": arguments})
+        return
+    try:
+        found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["arguments"]
+        differing = [key for key in arguments | found if arguments.get(key) != found.get(key)]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(f"{out} is not empty and not made by this program; choose another folder") from None
+    if differing:
+        made = ", ".join(f"{key} {found.get(key)}, not {arguments.get(key)}" for key in differing)
+        raise InputError(f"{out} was made with other arguments or data: {made}; remove it or choose another folder")
+
+
+def digest(rows, pictures):
+    """A checksum of all that decides what the community's files hold."""
+    total = hashlib.sha256()
+    for split in SPLITS:
+        for row in rows[split]:
+            total.update(json.dumps((split, *to_cells(*row))).encode())
+    for picture in pictures:
+        total.update(hashlib.sha256(picture.read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
+def opencv_version():
+    """The part of OpenCV's version that its fonts depend on."""
+    import cv2
+
+    return int(cv2.__version__.split(".")[0])
+
+
+def file_name(meme):
+    """The meme's file, relative to the images: a folder per template."""
+    return f"{meme.template.slug}/{meme.meme_id}.jpg"
+
+
+def to_cells(meme, topic_id, query):
+    """The cells of a record, in the order of HEADER."""
+    caption = f'{meme.template.description} The text reads: "{meme.text}"'
+    captions, emotions = (json.dumps(list(texts), ensure_ascii=False) for texts in ([caption], meme.template.emotions))
+    return (meme.image_id, file_name(meme), topic_id, query, captions, emotions, meme.text)
+
+
+def write_csv(path, rows):
+    with replaced_atomically(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADER)
+        writer.writerows(to_cells(*row) for row in rows)
+
+
+def report(manifest, out, table):
+    """What was read, left out and made, and how to go on: lines to print."""
+    memes, templates = manifest["memes"], manifest["templates"]
+    why = ", which have a title of their own" if manifest["arguments"]["kind"] == "titles" else ""
+    if slugs := templates["without a row"]:
+        if manifest["arguments"]["all_templates"]:
+            yield f"templates of which nothing is said but their name, without emotions: {', '.join(slugs)}"
+        else:
+            yield f"templates left out, as the table has no row for them: {', '.join(slugs)}"
+        yield f"  (to describe one, add a line to {table}: its name, its emotions, a sentence that says what it shows;"
+        yield "  --all_templates uses those without a line as well)"
+    if slugs := templates["without memes"]:
+        yield f"rows of {table} for which the checkout has no memes: {', '.join(slugs)}"
+    yield f"{memes['read']:9,} memes read"
+    yield from (f"{count:9,}   dropped: {reason}" for reason, count in manifest["dropped"].items())
+    yield f"{memes['clean']:9,} clean"
+    yield f"{memes['used']:9,} used{why}, on {templates['used']} templates; {manifest['drawn']:,} drawn now"
+    yield ""
+    yield f"{'':5} {'records':>9} {'topics':>9}"
+    yield from (f"{split:5} {manifest[split]['records']:9,} {manifest[split]['topics']:9,}" for split in SPLITS)
+    yield ""
+    yield "To train on it (without a GPU, and without CLIP's weights, add"
+    yield "--pretrained_clip_name ViT-tiny/8 --batch_size 64 --lr 1e-3):"
+    yield f"  python main_task_retrieval.py --do_train --data_path {out} --output_dir runs/{Path(out).name}"
+
+
+def cores():
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def at_least(smallest):
+    def positive(text):
+        value = int(text)
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"must be at least {smallest}")
+        return value
+
+    return positive
+
+
+def to_arguments(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m preprocess.imgflip", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add, number = parser.add_argument, at_least(1)
+    add("--source", type=Path, required=True, metavar="CHECKOUT", help="the clone of schesa/ImgFlip575K_Dataset")
+    add("--out", type=Path, required=True, metavar="DIR", help="the folder to make; an interrupted one is continued")
+    add("--kind", choices=KINDS, default="topics", help="what a topic is (default: %(default)s)")
+    add("--limit", type=number, metavar="N", help="at most N memes, from the templates in turn: those with a title"
+        " of their own first, then the most viewed")  # fmt: skip
+    add("--max_templates", type=number, metavar="N", help="use N templates, drawn by the seed")
+    add("--seed", type=int, default=0, help="another seed gives other splits (default: %(default)s)")
+    add("--size", type=at_least(64), default=336, help="pixels of an image's longer side (default: %(default)s)")
+    add("--quality", type=int, choices=range(1, 101), default=88, metavar="1-100", help="of the JPEGs (default: 88)")
+    add("--templates", type=Path, default=TABLE, metavar="FILE", help="the table of what the templates show; a"
+        " template gets used by adding a row (default: preprocess/imgflip_templates.csv)")  # fmt: skip
+    add("--all_templates", action="store_true", help="use those without a row as well: their captions say the"
+        " template's name in place of what it shows, and they have no emotions")  # fmt: skip
+    add("--blocked_words", type=Path, default=BLOCKED_WORDS, metavar="FILE", help="the words that keep a meme out"
+        " (default: preprocess/imgflip_blocked_words.txt)")  # fmt: skip
+    add("--workers", type=number, default=cores(), metavar="N", help="processes that draw (default: all cores)")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = vars(to_arguments(argv))
+    try:
+        manifest = make_community(**args)
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; the images drawn so far are kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    print("\n".join(report(manifest, args["out"], args["templates"])))
+
+
+if __name__ == "__main__":
+    main()
