@@ -60,11 +60,7 @@ def each_frame(path, max_frames, slice_framepos):
     data = read_file(path)
     try:
         image = parse_image(data)
-        if image.width * image.height > MAX_PIXELS or max(image.width, image.height) > MAX_SIDE:
-            raise BadImage(
-                f"{image.width} x {image.height} pixels are too many; at most {MAX_PIXELS:,} are read, "
-                f"and {MAX_SIDE:,} in a row"
-            )
+        check_size(image)
         if image.frames:
             wanted = choose_frames(len(image.frames), max_frames, slice_framepos)
             pictures = play(image, wanted)
@@ -74,6 +70,15 @@ def each_frame(path, max_frames, slice_framepos):
             yield rotate(picture, image.orientation)
     except BadImage as error:
         raise ImageError(f"{path}: {error}") from error
+
+
+def check_size(image):
+    """Raise BadImage if an ImageFile says that it has more pixels than are read."""
+    if image.width * image.height > MAX_PIXELS or max(image.width, image.height) > MAX_SIDE:
+        raise BadImage(
+            f"{image.width} x {image.height} pixels are too many; at most {MAX_PIXELS:,} are read, "
+            f"and {MAX_SIDE:,} in a row"
+        )
 
 
 def read_file(path):
