@@ -34,16 +34,17 @@ GIVE_UP = 10  # images in a row without an answer
 GRACE = 3.0  # seconds for what is under way at Ctrl-C or an error
 NOT_FINISHED, INTERRUPTED = 3, 130  # exit codes
 LOCAL = (
-    "Note: local reads the text by OCR and guesses at faces. That is weaker than a vision-language model, and it "
-    "writes no captions: train with --caption_source text."
+    "Note: local is weaker than a vision-language model. It reads the text by OCR and writes no captions: train with "
+    "--caption_source text."
 )
 
 
 class Run:
     """One call on an open AnnotationFile: asks about what is left, counts, and knows when to stop."""
 
-    def __init__(self, arguments, file):
+    def __init__(self, arguments, file, remarks=()):
         self.arguments, self.file = arguments, file
+        self.remarks = remarks  # the provider's, for the user
         self.rows = list(file.rows)  # and then those of this call
         self.first_new = len(self.rows)
         self.cost = total_cost(self.rows)
@@ -151,7 +152,7 @@ def print_summary(run, images, table, argv):
     arguments = run.arguments
     print("\n".join(summary(images, run.rows, run.new_rows, table)))
     if arguments.provider == "local":
-        print(LOCAL)
+        print(LOCAL, *run.remarks, sep="\n")
     if run.stopped:
         print(f"stopped {run.stopped}")
     last = last_rows(run.rows)
@@ -207,7 +208,7 @@ def annotate(arguments, argv, provider, pause):
         if file.repaired:
             print(file.repaired)
         check_same(file.rows, common, arguments)
-        run, stop = Run(arguments, file), threading.Event()
+        run, stop = Run(arguments, file, getattr(provider, "remarks", ())), threading.Event()
         prices = None
         if arguments.price_input is not None:
             prices = Prices(arguments.price_input, arguments.price_output)

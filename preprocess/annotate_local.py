@@ -25,7 +25,7 @@ class Local:
             self.model += local_faces.model_name()
             self.remarks = [
                 f"The face model knows {', '.join(local_faces.WORDS)}. It gives no word to a face that it is not sure "
-                "of, which is more than half of them, and it errs on drawings and animals."
+                "of, which is more than half of them; about a third of the words that it gives are wrong."
             ]
         else:
             self.faces = None
