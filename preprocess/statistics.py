@@ -1,0 +1,128 @@
+"""Count what a community holds, and find what may spoil an evaluation on it.
+
+python -m preprocess.statistics DIR [DIR ...] --out DIR
+python -m preprocess.statistics --agreement a.jsonl b.jsonl [c.jsonl ...] --out DIR
+
+The folder --out gets statistics.json, statistics.md, statistics.tex (rows of a table of data sets), duplicates.csv,
+plots and, where there are duplicates, a picture of them; or agreement.json and agreement.md. What was read of the
+images is kept there in image_facts_<community>.csv, so that a second call is quick.
+
+Exit code: 0; with --strict 1 if there is leakage between splits or if there are duplicates, exact or near; 1 for
+input that cannot be used, 2 for wrong flags, 130 after Ctrl-C.
+"""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+from util import InputError, write_json, write_text
+
+SPLITS = ("train", "val", "test")
+ONE_COMMUNITY = ("features_path", *(f"{split}_csv" for split in SPLITS))
+
+
+def to_arguments(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m preprocess.statistics",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("communities", nargs="*", type=Path, metavar="DIR", help="folder with train.csv, val.csv, test.csv, images/")
+    add("--agreement", nargs="+", metavar="FILE", help="compare these annotations.jsonl instead, two or more")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results; made if it is not there")
+    for split in SPLITS:
+        add(f"--{split}_csv", type=Path, metavar="FILE", help=f"instead of DIR/{split}.csv; for one community")
+    add("--features_path", type=Path, metavar="DIR", help="the images, instead of DIR/images; for one community")
+    add("--max_words", type=int, default=32, help="tokens of a query in training (default: %(default)s)")
+    add("--max_caption_words", type=int, default=77, help="tokens of a caption in training (default: %(default)s)")
+    add("--hash_threshold", type=int, metavar="BITS", help="near-duplicates' hashes differ in at most this many of 64")
+    add("--min_memes", type=int, default=3, help="topics with fewer are small (default: %(default)s)")
+    add("--split_by", choices=("record", "topic"), default="record",
+        help="how the splits were made: with topic, a topic or a query in two splits is leakage too")  # fmt: skip
+    add("--strict", action="store_true", help="exit code 1 if there is leakage or if there are duplicates")
+    add("--workers", type=int, metavar="N", help="threads that read images (default: all cores)")
+    add("--emotion_table", type=Path, metavar="FILE",
+        help="with --agreement: word,emotion instead of emotion_words.csv")  # fmt: skip
+    args = parser.parse_args(argv)
+    if bool(args.communities) == bool(args.agreement):
+        parser.error("give folders of communities, or --agreement with two or more files")
+    if len(args.communities) > 1 and (given := [name for name in ONE_COMMUNITY if getattr(args, name)]):
+        parser.error(f"--{given[0]} is for one community; {len(args.communities)} are given")
+    of_agreement = {"communities", "agreement", "out", "emotion_table"}
+    given = [name for name, value in vars(args).items() if value != parser.get_default(name)]
+    if args.agreement and (useless := [name for name in given if name not in of_agreement]):
+        parser.error(f"--{useless[0]} does nothing with --agreement")
+    if not args.agreement and args.emotion_table:
+        parser.error("--emotion_table goes with --agreement only")
+    limits = {"max_words": 2, "max_caption_words": 2, "hash_threshold": 0, "min_memes": 1, "workers": 1}
+    for name, least in limits.items():
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            parser.error(f"--{name}: found {getattr(args, name)}, expected {least} or more")
+    return args
+
+
+def check_packages(*names):
+    """InputError with the line to install them, if one of the optional packages is missing."""
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        raise InputError(f"preprocess.statistics needs {' and '.join(missing)}: pip install -r requirements-data.txt")
+
+
+def check_folder(out):
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror}") from error
+
+
+def compare_annotations(args):
+    """Write agreement.json and agreement.md, and print the latter's tables."""
+    from preprocess import statistics_agreement, statistics_agreement_pages
+    from preprocess.emotion_words import DEFAULT, read_emotion_table
+
+    table = read_emotion_table(args.emotion_table or DEFAULT)
+    raters = statistics_agreement.read_raters(args.agreement)
+    report = statistics_agreement.agreement(args.agreement, raters, table)
+    write_json(args.out / "agreement.json", report)
+    write_text(args.out / "agreement.md", statistics_agreement_pages.page(report))
+    print("\n".join(statistics_agreement_pages.terminal(report)))
+    print(f"\nwritten to {args.out}: agreement.json, agreement.md")
+
+
+def describe_communities(args):
+    """Write and print everything about the communities; the problems found, one line each."""
+    from preprocess import statistics_community, statistics_pages, statistics_report
+
+    sources = statistics_community.sources(args)
+    communities = {}
+    for name, source in sources.items():
+        communities[name] = statistics_community.describe(name, source, args)
+        print("\n".join(statistics_report.terminal(communities[name].report)), flush=True)
+    report = statistics_report.combined(args, communities)
+    write_json(args.out / "statistics.json", report)
+    write_text(args.out / "statistics.md", statistics_report.page(report))
+    write_text(args.out / "statistics.tex", statistics_pages.latex_table(statistics_pages.paper_rows(report)))
+    statistics_report.write_pairs(args.out / "duplicates.csv", communities)
+    print("\n".join(statistics_report.ending(args.out, report)))
+    return [problem for community in communities.values() for problem in community.report["problems"]]
+
+
+def main(argv=None):
+    args = to_arguments(argv)
+    try:
+        check_packages("rapidfuzz", *([] if args.agreement else ["matplotlib"]))
+        check_folder(args.out)
+        if args.agreement:
+            compare_annotations(args)
+        elif describe_communities(args) and args.strict:
+            sys.exit("error: --strict: leakage or duplicates were found; they are listed above")
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; what was read of the images is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
