@@ -1,0 +1,103 @@
+"""The folder of a community that was built: CSVs, images, what was dropped, build.json."""
+
+import csv
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataloaders.meme_records import COLUMNS
+from util import InputError, write_json
+
+SPLITS = ("train", "val", "test")
+MANIFEST = "build.json"
+
+
+def check_free(out):
+    """Raise InputError unless the folder `out` can be made: it does not exist or is empty."""
+    out = Path(out)
+    if out.is_file():
+        raise InputError(f"{out} is a file; a community is a folder")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; choose another folder or remove it first")
+
+
+def write_splits(folder, community, splits):
+    """Write train.csv, val.csv, test.csv; `splits` is the number of each record's split in SPLITS."""
+    rows = [_meme_cells(meme) for meme in community.memes]
+    for number, name in enumerate(SPLITS):
+        with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            for record, meme, split in zip(community.records, community.record_meme, splits, strict=True):
+                if split == number:
+                    writer.writerow(rows[meme] | {"topic_id": record.topic_id, "query": record.query})
+
+
+def _meme_cells(meme):
+    persons = {f"person{number}": word for number, word in enumerate(meme.emotions, start=1)}
+    return {
+        "image_id": meme.image_id,
+        "image": meme.image,
+        "captions": json.dumps(meme.captions, ensure_ascii=False),
+        "emotions": json.dumps(persons, ensure_ascii=False),
+        "text": meme.text,
+    }
+
+
+def write_dropped(path, dropped, place):
+    """Write a row for each dropped record; `place` is what the first column is called."""
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow((place, "image", "topic_id", "reason"))
+        for record, reason in dropped:
+            writer.writerow((record.place, record.image, record.topic_id, reason))
+
+
+def counted(dropped):
+    """{kind of reason: how many records}, the most frequent first."""
+    return dict(Counter(reason.kind for _, reason in dropped).most_common())
+
+
+def place_images(source, target, paths, link):
+    """Put the images `paths`, relative to both folders, into `target`; returns how many were copied.
+
+    They become hard links, or copies where that is impossible or not wanted (`link` is False). What is a symbolic link
+    in `source` becomes a file.
+    """
+    copied = 0
+    for path in tqdm(paths, desc="linking images" if link else "copying images", unit="img"):
+        file, place = os.path.realpath(source / path), target / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            try:
+                os.link(file, place)
+                continue
+            except OSError:  # another file system, one without hard links, somebody else's file
+                pass
+        shutil.copy2(file, place)
+        copied += 1
+    return copied
+
+
+def hashes_file(out):
+    """The file beside `out` that keeps the images' hashes until the community is complete."""
+    return out.with_name(f".{out.name}.image_facts.csv")
+
+
+def write_manifest(folder, args, counts, community):
+    """Write build.json: arguments, counts, what was dropped and merged, versions."""
+    from modules.run_record import versions
+
+    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    value = {
+        "arguments": arguments,
+        "counts": counts,
+        "dropped": counted(community.dropped),
+        "merged": community.merged,
+        "versions": versions(),
+    }
+    write_json(folder / MANIFEST, value)
