@@ -1,0 +1,61 @@
+"""The whole way of docs/DATA.md with 20 real-looking memes: images and topics in, a trained model out."""
+
+import json
+
+import pandas
+import pytest
+from rapidfuzz.distance import Levenshtein
+
+from main_task_retrieval import main as train
+from preprocess import annotate, build_community, imgflip, statistics
+from preprocess.annotate_file import read_annotations
+from tests.imgflip_checkout import write_checkout
+
+COLUMNS = ["image", "topic_id", "query"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """20 memes without captions and emotions: images/, records.csv; and the texts that are on them."""
+    folder = tmp_path_factory.mktemp("walk")
+    write_checkout(folder / "checkout", memes=12)
+    imgflip.main(["--source", str(folder / "checkout"), "--out", str(folder / "memes"), "--limit", "20"])
+    rows = pandas.concat([pandas.read_csv(folder / "memes" / f"{split}.csv") for split in ("train", "val", "test")])
+    rows[COLUMNS].to_csv(folder / "records.csv", index=False)
+    rows[["image", "text"]].to_csv(folder / "truth.csv", index=False)
+    return folder
+
+
+def test_from_images_and_topics_to_a_trained_model(folder, capsys):
+    images = str(folder / "memes" / "images")
+    annotations, community = folder / "annotations.jsonl", folder / "community"
+    annotate.main(["--images", images, "--out", str(annotations), "--provider", "local"])
+    rows = read_annotations(annotations).values()
+    assert len(rows) == 20 and {row.status for row in rows} == {"ok"}
+    truth = pandas.read_csv(folder / "truth.csv", index_col="image").text.str.lower()
+    errors = [Levenshtein.distance(row.text.lower(), truth[row.image]) / len(truth[row.image]) for row in rows]
+    assert sum(error < 0.1 for error in errors) >= 18
+
+    build_community.main(
+        ["--records", str(folder / "records.csv"), "--annotations", str(annotations), "--images", images]
+        + ["--out", str(community), "--split", "0.6", "0.2", "0.2"]
+    )
+    printed = capsys.readouterr().out
+    assert "--caption_source text" in printed, "what is printed says how to train without captions"
+    built = pandas.concat([pandas.read_csv(community / f"{split}.csv") for split in ("train", "val", "test")])
+    given = pandas.read_csv(folder / "records.csv")
+    assert sorted(built[COLUMNS].itertuples(index=False)) == sorted(given[COLUMNS].itertuples(index=False))
+    assert dict(zip(built.image, built.text, strict=True)) == {row.image: row.text for row in rows}
+
+    statistics.main([str(community), "--out", str(folder / "statistics"), "--strict"])
+    found = json.loads((folder / "statistics" / "statistics.json").read_text(encoding="utf-8"))
+    assert found["communities"]["community"]["total"]["memes"] == 20
+    assert found["communities"]["community"]["total"]["captions"]["memes_without"] == 20
+
+    run = folder / "run"
+    tiny = ["--pretrained_clip_name", "ViT-tiny/8", "--batch_size", "4", "--epochs", "1"]
+    paths = ["--data_path", str(community), "--output_dir", str(run)]
+    assert train(["--do_train", *paths, *tiny, "--caption_source", "text"]) == 0
+    results = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
+    assert results["memes"] == len(pandas.read_csv(community / "test.csv"))
+    assert 0 < results["scores"]["fused"]["query_to_meme"]["metrics"]["mAP"] <= 100
