@@ -3,8 +3,8 @@
     python -m benchmarks.local_ocr --community data/imgflip [--images 600] [--seed 0] [--worst 5]
 
 The column `text` of train.csv is taken for the truth, letter case and the width of spaces apart. Memes are drawn from
-all topics in turn. The settings in preprocess/local_text.py were chosen on the first half of such a sample of rendered
-memes of `preprocess.imgflip`; the second half was not looked at.
+all topics in turn. The settings in preprocess/annotation/local_text.py were chosen on the first half of such a sample
+of rendered memes of `preprocess.imgflip`; the second half was not looked at.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
 from benchmarks.machine import describe
-from preprocess.annotate_images import pictures_of
-from preprocess.annotate_local import Local
+from preprocess.annotation.local import Local
+from preprocess.annotation.pictures import pictures_of
 
 
 def sample(path, count, seed):

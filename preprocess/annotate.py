@@ -20,13 +20,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from preprocess.annotate_answer import ANSWER_SCHEMA, PASSING, default_prompt
-from preprocess.annotate_arguments import build_parser, check_arguments, make_provider, read_prompt, without_keys
-from preprocess.annotate_file import Annotation, AnnotationFile, last_rows, read_rows
-from preprocess.annotate_images import by_content, find_images, pictures_of
-from preprocess.annotate_requests import Asker, Prices, Threads
-from preprocess.annotate_summary import dollars, summary, total_cost
-from preprocess.emotion_words import read_emotion_table, vocabulary
+from preprocess.annotation.annotation_file import Annotation, AnnotationFile, last_rows, read_rows
+from preprocess.annotation.answer import ANSWER_SCHEMA, PASSING, default_prompt
+from preprocess.annotation.arguments import build_parser, check_arguments, make_provider, read_prompt, without_keys
+from preprocess.annotation.asking import Asker, Prices, Threads
+from preprocess.annotation.emotion_words import read_emotion_table, vocabulary
+from preprocess.annotation.pictures import by_content, find_images, pictures_of
+from preprocess.annotation.summary import dollars, summary, total_cost
 from util import InputError
 
 PAUSE = 2.0  # seconds before a request is repeated for the first time
@@ -221,7 +221,7 @@ def annotate(arguments, argv, provider, pause):
 
 
 def main(argv=None, provider=None, pause=PAUSE):
-    """The program. `provider` replaces the one that the arguments name; `pause`: see annotate_requests.Asker."""
+    """The program. `provider` replaces the one that the arguments name; `pause`: see annotation/asking.py."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = build_parser().parse_args(argv)
     try:

@@ -5,7 +5,7 @@
 
 records.csv has the columns image (path below --images), topic_id and query; annotations.jsonl is what
 preprocess.annotate writes. --from_json FOLDER reads the layout of earlier public code instead (see
-preprocess/build_published.py). Files with the same bytes are one meme. Near-duplicate memes (the pictures'
+preprocess/building/published.py). Files with the same bytes are one meme. Near-duplicate memes (the pictures'
 hashes and the texts on them agree) never fall into different splits. What is left out is listed in dropped.csv.
 """
 
@@ -31,7 +31,8 @@ def to_arguments(argv):
     add("--annotations", type=Path, metavar="FILE", help="annotations.jsonl of preprocess.annotate")
     add("--from_json", type=Path, metavar="DIR", help="the published layout, instead of these two")
     add("--images", type=Path, metavar="DIR", help="folder of the images (with --from_json by default that folder)")
-    add("--emotion_table", type=Path, metavar="CSV", help="word,emotion (default: preprocess/emotion_words.csv)")
+    add("--emotion_table", type=Path, metavar="CSV",
+        help="word,emotion (default: preprocess/annotation/emotion_words.csv)")  # fmt: skip
     split = parser.add_argument_group("splits")
     add = split.add_argument
     add("--split", type=float, nargs=3, default=[0.8, 0.1, 0.1], metavar=("TRAIN", "VAL", "TEST"),
@@ -63,7 +64,7 @@ def to_arguments(argv):
 
 def check(args):
     """Raise InputError for values that make no sense and for an --out that is taken."""
-    from preprocess.build_csv import check_free
+    from preprocess.building.folder import check_free
 
     if not all(share > 0 for share in args.split) or abs(sum(args.split) - 1) > 1e-6:
         shares = " ".join(f"{share:g}" for share in args.split)
@@ -80,14 +81,14 @@ def check(args):
 def build(args):
     """Build the community that the arguments ask for, and print what was found. Raises InputError."""
     check(args)
-    from preprocess.build_csv import hashes_file
-    from preprocess.build_groups import near_duplicate_groups, template_groups
-    from preprocess.build_memes import gather, merge
-    from preprocess.build_published import drop_leaks, published_records
-    from preprocess.build_records import annotated_records
-    from preprocess.build_report import print_community, print_memes, print_next
-    from preprocess.build_split import split_community
-    from preprocess.emotion_words import DEFAULT, read_emotion_table
+    from preprocess.annotation.emotion_words import DEFAULT, read_emotion_table
+    from preprocess.building.folder import hashes_file
+    from preprocess.building.groups import near_duplicate_groups, template_groups
+    from preprocess.building.memes import gather, merge
+    from preprocess.building.published import drop_leaks, published_records
+    from preprocess.building.records import annotated_records
+    from preprocess.building.report import print_community, print_memes, print_next
+    from preprocess.building.split import split_community
     from preprocess.image_facts import image_facts
 
     table = read_emotion_table(args.emotion_table or DEFAULT)
@@ -118,7 +119,14 @@ def build(args):
 def write(args, images, community, splits, counts):
     """Write the folder, which gets its name when it is complete and checked. Returns how many images were copied."""
     from dataloaders.meme_records import read_splits
-    from preprocess.build_csv import SPLITS, hashes_file, place_images, write_dropped, write_manifest, write_splits
+    from preprocess.building.folder import (
+        SPLITS,
+        hashes_file,
+        place_images,
+        write_dropped,
+        write_manifest,
+        write_splits,
+    )
 
     building = args.out.with_name(f".{args.out.name}.partial")
     shutil.rmtree(building, ignore_errors=True)  # of a killed process

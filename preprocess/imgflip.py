@@ -11,8 +11,8 @@ their template. What a topic is depends on --kind:
     titles     one meme; its query is the title that its author gave it; no topic is in two splits
 
 Used are memes with two texts, in English, ASCII and of at most 160 characters, without links and without the words
-of imgflip_blocked_words.txt, on the templates of imgflip_templates.csv. The pictures belong to others: for research
-only, not to be published.
+of imgflip575k/blocked_words.txt, on the templates of imgflip575k/templates.csv. The pictures belong to others: for
+research only, not to be published.
 """
 
 import argparse
@@ -23,10 +23,10 @@ import os
 import sys
 from pathlib import Path
 
-from preprocess.imgflip_community import KINDS, SPLITS, split_memes
-from preprocess.imgflip_memes import read_memes
-from preprocess.imgflip_templates import TABLE, read_templates
-from preprocess.imgflip_texts import BLOCKED_WORDS, BlockedWords, to_ascii
+from preprocess.imgflip575k.community import KINDS, SPLITS, split_memes
+from preprocess.imgflip575k.memes import read_memes
+from preprocess.imgflip575k.templates import TABLE, read_templates
+from preprocess.imgflip575k.texts import BLOCKED_WORDS, BlockedWords, to_ascii
 from util import InputError, replaced_atomically, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not continued
@@ -43,7 +43,7 @@ def make_community(source, out, kind="topics", limit=None, max_templates=None, s
     without a row. workers: processes that draw; what they write does
     not depend on their number. Raises InputError for broken data, and if `out` holds anything else.
     """
-    from preprocess.imgflip_images import Job, draw_missing, read_picture
+    from preprocess.imgflip575k.images import Job, draw_missing, read_picture
 
     out = Path(out)
     if out.is_file():
@@ -196,11 +196,11 @@ def to_arguments(argv):
     add("--size", type=at_least(64), default=336, help="pixels of an image's longer side (default: %(default)s)")
     add("--quality", type=int, choices=range(1, 101), default=88, metavar="1-100", help="of the JPEGs (default: 88)")
     add("--templates", type=Path, default=TABLE, metavar="FILE", help="the table of what the templates show; a"
-        " template gets used by adding a row (default: preprocess/imgflip_templates.csv)")  # fmt: skip
+        " template gets used by adding a row (default: preprocess/imgflip575k/templates.csv)")  # fmt: skip
     add("--all_templates", action="store_true", help="use those without a row as well: their captions say the"
         " template's name in place of what it shows, and they have no emotions")  # fmt: skip
     add("--blocked_words", type=Path, default=BLOCKED_WORDS, metavar="FILE", help="the words that keep a meme out"
-        " (default: preprocess/imgflip_blocked_words.txt)")  # fmt: skip
+        " (default: preprocess/imgflip575k/blocked_words.txt)")  # fmt: skip
     add("--workers", type=number, default=cores(), metavar="N", help="processes that draw (default: all cores)")
     return parser.parse_args(argv)
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from preprocess.demo_memes import plan_meme, write_image
-from preprocess.demo_sheet import write_sheet
-from preprocess.demo_texts import TOPICS
+from preprocess.demo.memes import plan_meme, write_image
+from preprocess.demo.sheet import write_sheet
+from preprocess.demo.texts import TOPICS
 from util import InputError, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not taken for this one

@@ -78,8 +78,9 @@ def check_folder(out):
 
 def compare_annotations(args):
     """Write agreement.json and agreement.md, and print the latter's tables."""
-    from preprocess import statistics_agreement, statistics_agreement_pages
-    from preprocess.emotion_words import DEFAULT, read_emotion_table
+    from preprocess.annotation.emotion_words import DEFAULT, read_emotion_table
+    from preprocess.measuring import agreement as statistics_agreement
+    from preprocess.measuring import agreement_pages as statistics_agreement_pages
 
     table = read_emotion_table(args.emotion_table or DEFAULT)
     raters = statistics_agreement.read_raters(args.agreement)
@@ -92,7 +93,9 @@ def compare_annotations(args):
 
 def describe_communities(args):
     """Write and print everything about the communities; the problems found, one line each."""
-    from preprocess import statistics_community, statistics_pages, statistics_report
+    from preprocess.measuring import community as statistics_community
+    from preprocess.measuring import pages as statistics_pages
+    from preprocess.measuring import report as statistics_report
 
     sources = statistics_community.sources(args)
     communities = {}

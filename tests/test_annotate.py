@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from preprocess import annotate
-from preprocess.annotate_answer import ANSWER_SCHEMA, Failure, Reply, check_answer, default_prompt
-from preprocess.annotate_file import Annotation, AnnotationFile, read_annotations
-from preprocess.annotate_images import by_content, find_images, pictures_of
-from preprocess.emotion_words import map_emotions, read_emotion_table, vocabulary
+from preprocess.annotation.annotation_file import Annotation, AnnotationFile, read_annotations
+from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, Reply, check_answer, default_prompt
+from preprocess.annotation.emotion_words import map_emotions, read_emotion_table, vocabulary
+from preprocess.annotation.pictures import by_content, find_images, pictures_of
 from tests.conftest import ROOT
 from tests.vlm_servers import Response, VlmServer, openai
 from util import InputError
@@ -672,6 +672,6 @@ def test_ctrl_c_leaves_a_valid_file(images):
 
 
 def test_the_table_is_a_csv_as_others_read_it():
-    with open(ROOT / "preprocess" / "emotion_words.csv", encoding="utf-8", newline="") as file:
+    with open(ROOT / "preprocess" / "annotation" / "emotion_words.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["word"]: row["emotion"] for row in rows} == read_emotion_table()

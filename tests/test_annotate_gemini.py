@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from preprocess.annotate_answer import ANSWER_SCHEMA, Failure, default_prompt
-from preprocess.annotate_gemini import Gemini, seconds
-from preprocess.annotate_server import plain, retry_after, status_error
+from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, default_prompt
+from preprocess.annotation.gemini import Gemini, seconds
+from preprocess.annotation.server_errors import plain, retry_after, status_error
 from tests.vlm_servers import ANSWER, Response, VlmServer, gemini, gemini_error
 from util import InputError
 

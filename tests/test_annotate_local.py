@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from rapidfuzz.distance import Levenshtein
 
-from preprocess import local_faces, local_text
-from preprocess.annotate_answer import Failure, check_answer
-from preprocess.annotate_local import Local, different_lines
+from preprocess.annotation import local_faces, local_text
+from preprocess.annotation.answer import Failure, check_answer
+from preprocess.annotation.local import Local, different_lines
 from util import InputError
 
 DRAWS_CHINESE = pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV 4 draws ASCII only")

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from preprocess.annotate_answer import ANSWER_SCHEMA, Failure, default_prompt
-from preprocess.annotate_openai import OpenAICompatible
+from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, default_prompt
+from preprocess.annotation.openai import OpenAICompatible
 from tests.vlm_servers import ANSWER, Response, VlmServer, openai, openai_error
 from util import InputError
 

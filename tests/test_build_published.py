@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from preprocess import build_community
-from preprocess.build_published_matrix import read_matrix
+from preprocess.building.published_matrix import read_matrix
 from tests.build_inputs import SPLITS, Built, write_csv, write_picture
 from util import InputError
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from preprocess import local_faces
-from preprocess.emotion_words import map_emotions, read_emotion_table
+from preprocess.annotation import local_faces
+from preprocess.annotation.emotion_words import map_emotions, read_emotion_table
 from util import InputError
 
 

@@ -18,8 +18,11 @@ import pytest
 
 from dataloaders.image_transform import read_frames
 from dataloaders.meme_records import read_splits
-from preprocess import demo_memes, demo_people, demo_texts, make_demo
-from preprocess.demo_drawing import Canvas, draw_text
+from preprocess import make_demo
+from preprocess.demo import memes as demo_memes
+from preprocess.demo import people as demo_people
+from preprocess.demo import texts as demo_texts
+from preprocess.demo.drawing import Canvas, draw_text
 from preprocess.make_demo import HEADER, MEMES_PER_TOPIC
 from tests.conftest import ROOT
 from util import InputError

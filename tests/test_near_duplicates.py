@@ -10,6 +10,7 @@ import pytest
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from dataloaders.meme_records import Meme
 from preprocess import near_duplicates
 from preprocess.near_duplicates import DEFAULT_HASH_THRESHOLD, bit_count, groups, near_duplicate_pairs, normalised_text
 from util import InputError
@@ -193,3 +194,16 @@ def test_near_duplicates_of_near_duplicates_are_one_group():
     pairs = near_duplicate_pairs(hashes, ["a"] * 4, hash_threshold=10)
     assert pairs.tolist() == [[0, 1], [1, 2]]
     assert groups(4, pairs).tolist() == [0, 0, 0, 1]
+
+
+def test_memes_of_a_template_are_told_apart_by_what_their_captions_quote():
+    scene = "A man in a suit points at a whiteboard full of arrows while his colleagues look at him in silence."
+    memes = [
+        Meme(str(i), f"{i}.jpg", (f'{scene} The text reads: "{quoted}"',), (), "")
+        for i, quoted in enumerate(["buy high", "sell low", "Buy  high"])
+    ]
+    texts, compared = near_duplicates.compared_texts(memes)
+    assert compared == "captions"
+    assert near_duplicate_pairs(np.zeros(3, np.uint64), texts).tolist() == [[0, 2]]
+    whole = ["\n".join(meme.captions) for meme in memes]
+    assert len(near_duplicate_pairs(np.zeros(3, np.uint64), whole)) == 3, "whole captions would not tell them apart"

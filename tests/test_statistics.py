@@ -18,8 +18,8 @@ from PIL import Image
 from dataloaders.meme_records import Meme, read_splits
 from preprocess import statistics
 from preprocess.image_facts import image_facts
-from preprocess.statistics_pages import aligned, display_width, latex, latex_table, markdown, wrapped
-from preprocess.statistics_quality import (
+from preprocess.measuring.pages import aligned, display_width, latex, latex_table, markdown, wrapped
+from preprocess.measuring.quality import (
     compared_texts,
     duplicate_pairs,
     near_identical_queries,
@@ -191,12 +191,16 @@ def test_without_any_text_the_captions_are_compared(clean):
     assert code == BAD_EXIT and report["duplicates"]["compared"] == "captions"
     assert found_pairs(clean) == [("near", "a", "x", "yes")]
     page = (clean.folder.parent / "out" / "statistics.md").read_text(encoding="utf-8")
-    assert "their captions, as no meme has a text" in page
+    assert "what their captions quote (no meme has a text)" in page
 
 
 def test_compared_texts():
     memes = [Meme("a", "a.png", ("one", "two"), (), ""), Meme("b", "b.png", ("three",), (), " ")]
     assert compared_texts(memes) == (["one\ntwo", "three"], "captions")
+    quoting = ("A cat stares.", 'The text reads: "so tired"', "一只猫，旁边写着“我很累，真的很累啊”。")
+    memes.append(Meme("q", "q.png", quoting, (), ""))
+    assert compared_texts(memes) == (["one\ntwo", "three", "我很累，真的很累啊"], "captions")
+    del memes[-1]
     memes.append(Meme("c", "c.png", (), (), "words"))
     assert compared_texts(memes) == (["", " ", "words"], "text")
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from preprocess import statistics
-from preprocess.statistics_agreement import cohen_kappa, fleiss_kappa, kappa, overlap
+from preprocess.measuring.agreement import cohen_kappa, fleiss_kappa, kappa, overlap
 
 # Fleiss (1971), "Measuring nominal scale agreement among many raters", table 1: 30 patients, 6 psychiatrists,
 # five diagnoses (depression, personality disorder, schizophrenia, neurosis, other).

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dataloaders.meme_records import Meme
-from preprocess.statistics_counts import Lengths, Measures
-from preprocess.statistics_plots import CUT_COLOUR, label, plot_all
-from preprocess.statistics_quality import Pair
-from preprocess.statistics_sheet import MOST_PAIRS, write_sheet
+from preprocess.measuring.counts import Lengths, Measures
+from preprocess.measuring.plots import CUT_COLOUR, label, plot_all
+from preprocess.measuring.quality import Pair
+from preprocess.measuring.sheet import MOST_PAIRS, write_sheet
 
 RED = tuple(int(CUT_COLOUR[place : place + 2], 16) for place in (5, 3, 1))  # as BGR
 

@@ -1,0 +1,111 @@
+"""What build_community prints, and the counts that build.json keeps."""
+
+import shlex
+
+import numpy as np
+
+from preprocess.building.folder import SPLITS, counted
+from preprocess.building.groups import group_sizes
+from preprocess.near_duplicates import TEXT_THRESHOLD
+from util import InputError
+
+SHOWN = 10
+
+
+def print_memes(community, compared, args):
+    """Print what the memes are. compared: "text" or "captions". Returns counts, {what: number}."""
+    copies = sum(map(len, community.merged.values()))
+    near, in_near = group_sizes(community.near)
+    templates, in_templates = group_sizes(community.template)
+    agree = f"hashes within {args.hash_threshold} of 64 bits"
+    print(f"Memes: {len(community.memes):,}. Exact copies (the same bytes under another name), merged: {copies:,}.")
+    kept = "each kept in one split"
+    done = "each merged into one meme" if args.near_duplicates == "merge" else kept
+    print(f"Near-duplicates ({agree}, {compared} within {TEXT_THRESHOLD:.0%}): {_groups(near, in_near, done)}")
+    if compared == "captions" and near:
+        print("  (No meme has a text. What captions quote is compared, and the captions of those that quote nothing.)")
+    done = kept if args.template_groups else "not kept together (--template_groups does it)"
+    print(f"Templates ({agree}, any text): {_groups(templates, in_templates, done)}")
+    unknown = community.unknown_emotions
+    if unknown:
+        words = ", ".join(f"{word} ({count:,})" for word, count in unknown.most_common(SHOWN))
+        more = f" and {len(unknown) - SHOWN:,} more" if len(unknown) > SHOWN else ""
+        print(f"Emotion words outside the table, kept as they are (--emotion_table): {words}{more}.")
+    return {
+        "exact copies": copies,
+        "near-duplicate groups": near,
+        "memes in near-duplicate groups": in_near,
+        "template groups": templates,
+        "memes in template groups": in_templates,
+        "unknown emotion words": dict(unknown.most_common()),
+    }
+
+
+def _groups(count, memes, done):
+    return f"{count:,} groups of {memes:,} memes in all, {done}." if count else "none."
+
+
+def print_community(community, splits, args):
+    """Print what was dropped and the splits' sizes; returns the counts. InputError if a split has no record."""
+    dropped = counted(community.dropped)
+    left_out = "".join(f"\n  {count:>9,}  {kind}" for kind, count in dropped.items())
+    print(f"Records dropped: {len(community.dropped):,}{' (listed in dropped.csv)' * bool(dropped)}{left_out}")
+    for number, name in enumerate(SPLITS):
+        if not (splits == number).any():
+            topics = len({record.topic_id for record in community.records})
+            raise InputError(
+                f"{name} split: no record is left in it. {len(splits):,} records are left in all, of"
+                f" {len(community.memes):,} memes in {topics:,} topics, divided by {args.split_by}; dropped were"
+                f" {', '.join(f'{count:,} ({kind})' for kind, count in dropped.items()) or 'none'}"
+            )
+    topic_ids = {topic: place for place, topic in enumerate(dict.fromkeys(r.topic_id for r in community.records))}
+    topics = np.array([topic_ids[record.topic_id] for record in community.records])
+    in_topic = np.zeros((len(topic_ids), len(SPLITS)))
+    np.add.at(in_topic, (topics, splits), 1)
+    in_all = int((in_topic > 0).all(axis=1).sum())
+    in_topic /= in_topic.sum(axis=1, keepdims=True)
+    by_record = args.split_by == "record" and not args.from_json
+    counts = {}
+    print(f"{'':7}{'topics':>9}{'memes':>9}{'records':>9}{'wanted':>9}{'reached':>9}{'   in a topic' * by_record}")
+    for number, (name, wanted) in enumerate(zip(SPLITS, wanted_shares(splits, args), strict=True)):
+        here = splits == number
+        row = {
+            "topics": len(np.unique(topics[here])),
+            "memes": len(np.unique(community.record_meme[here])),
+            "records": int(here.sum()),
+        }
+        sizes = "".join(f"{count:>9,}" for count in row.values())
+        spread = f"   {in_topic[:, number].min():.1%} to {in_topic[:, number].max():.1%}" * by_record
+        print(f"{name:7}{sizes}{wanted:>9.1%}{here.mean():>9.1%}{spread}")
+        counts[name] = row | {"wanted": round(float(wanted), 6), "reached": round(float(here.mean()), 6)}
+    if by_record:
+        print(f"Topics that are in all three splits: {in_all:,} of {len(topic_ids):,}.")
+    return counts
+
+
+def wanted_shares(splits, args):
+    """The share of the records that each split should have; of a published split, test has what it has."""
+    train, val, test = args.split
+    if not args.from_json:
+        return train, val, test
+    test = (splits == 2).mean()
+    return (1 - test) * train / (train + val), (1 - test) * val / (train + val), test
+
+
+def print_next(community, splits, args, images, copied):
+    """Print where the community is and the command that trains with it."""
+    if copied and args.images_as == "hardlink":
+        print(f"Hard links are impossible there: {copied:,} images were copied.")
+    flags = ["--do_train", "--data_path", args.out]
+    if args.images_as == "none":
+        flags += ["--features_path", images.resolve()]
+    if not any(meme.captions for meme in community.memes):
+        without = [not meme.text.strip() for meme in community.memes]
+        print(f"No meme has a caption; {sum(without):,} of {len(without):,} memes have no text either.")
+        with_text = {splits[i] for i, meme in enumerate(community.record_meme) if not without[meme]}
+        if len(with_text) == len(SPLITS):
+            flags += ["--caption_source", "text"]
+        else:
+            flags += ["--branches", "qi", "--caption_fusion", "none"]
+    flags += ["--output_dir", f"runs/{args.out.name}"]
+    print(f"{args.out}: made. Train with it:\n  python main_task_retrieval.py {shlex.join(map(str, flags))}")

@@ -1,0 +1,121 @@
+"""The templates of an ImgFlip575K checkout, with the project's table of what their pictures show."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess.imgflip575k.texts import comparable, one_line, to_ascii
+from util import InputError
+
+TABLE = Path(__file__).with_name("templates.csv")
+COLUMNS = ("template", "emotions", "description")
+SUFFIX = " Meme Template"  # of every title in the data set
+RUDE = ("hate", "sexual", "profanity")  # the categories of blocked words which keep out a template's other name
+
+
+@dataclass(frozen=True)
+class Template:
+    """slug: its file name in the checkout; names: the other names that users gave it; image and memes: paths."""
+
+    slug: str
+    name: str
+    names: tuple
+    description: str
+    emotions: tuple
+    image: Path
+    memes: Path
+
+
+def read_templates(source, table, blocked, without_a_row=False):
+    """(templates to use, slugs without a row in `table`, slugs of rows without memes, names of all templates).
+
+    source: the checkout. blocked: BlockedWords, for the other names. without_a_row: use templates without a row as
+    well; all that is said of their picture is the template's name. names: as `comparable` gives them. Slugs agree
+    whatever their case. Raises InputError if files of the checkout are missing or broken.
+    """
+    folder = Path(source) / "dataset"
+    memes = {path.stem: path for path in sorted((folder / "memes").glob("*.json"))}
+    if not memes:
+        raise InputError(
+            f"{folder / 'memes'}: found no memes, expected a clone of https://github.com/schesa/ImgFlip575K_Dataset"
+            f" in {source}"
+        )
+    rows = read_table(table)
+    templates, without, all_names = [], [], set()
+    for slug, path in memes.items():
+        facts = folder / "templates" / f"{slug}.json"
+        name, names = read_names(facts, slug, blocked)
+        all_names |= {comparable(each) for each in (name, *names, slug.replace("-", " "))}
+        row = rows.get(slug.casefold())
+        if row is None:
+            without.append(slug)
+            if not without_a_row:
+                continue
+            row = slug, f"The meme template {name}.", ()
+        image = facts.parent / "img" / f"{slug}.jpg"
+        if not image.is_file():
+            raise InputError(f"{image}: found no such file, expected the picture of the template {slug}")
+        templates.append(Template(slug, name, names, *row[1:], image, path))
+    if not templates:
+        raise InputError(
+            f"{table}: found a row for none of {', '.join(without[:5])}, …, expected one for each template"
+        )
+    there = {slug.casefold() for slug in memes}
+    return templates, without, [slug for slug, _, _ in rows.values() if slug.casefold() not in there], all_names
+
+
+def read_names(path, slug, blocked):
+    """(name, other names) of a template; rude other names and those that repeat one are left out."""
+    facts = read_json(path, dict, "an object that describes a template")
+    title, others = (text if isinstance(text := facts.get(key), str) else "" for key in ("title", "alternative_names"))
+    name = one_line(title).removesuffix(SUFFIX.strip()).strip() or slug.replace("-", " ")
+    kept = {comparable(name): name}
+    for other in map(one_line, others.split(",")):
+        if comparable(other) and blocked.category(to_ascii(other) or "") not in RUDE:
+            kept.setdefault(comparable(other), other)
+    return name, tuple(kept.values())[1:]
+
+
+def read_json(path, kind, expected):
+    """The JSON file's value, a `kind`; else InputError, which says what was expected."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: found no such file, expected {expected}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: found no valid JSON ({error}), expected {expected}") from None
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: found a JSON {type(value).__name__}, expected {expected}")
+    return value
+
+
+def read_table(path):
+    """{slug, case folded: (slug, description, emotions)} of a CSV with the columns template, emotions, description."""
+    rows = {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if absent := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
+                raise InputError(f"{path}, line 1: found no column {', '.join(absent)}, expected {', '.join(COLUMNS)}")
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                slug, emotions, description = ((row[column] or "").strip() for column in COLUMNS)
+                if not slug or not description:
+                    raise InputError(f"{where}: found an empty template or description, expected both")
+                if slug.casefold() in rows:
+                    raise InputError(f"{where}: found the template {slug!r} again, expected each once")
+                rows[slug.casefold()] = (slug, description, _emotions(emotions, where))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: found no readable CSV ({error}), expected the table of templates") from None
+    return rows
+
+
+def _emotions(cell, where):
+    try:
+        emotions = json.loads(cell)
+    except ValueError:
+        emotions = None
+    if not isinstance(emotions, list) or not all(isinstance(word, str) and word.strip() for word in emotions):
+        raise InputError(f'{where}: found the emotions {cell!r}, expected a JSON list of words such as ["happy"] or []')
+    return tuple(emotions)
