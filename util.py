@@ -1,6 +1,7 @@
-"""What every part shares: the error that users see, atomic files, seeds, the run's logger."""
+"""What every part shares: the error that users see, atomic files, checksums, seeds, the run's logger."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -41,6 +42,15 @@ def write_text(path, text):
 def write_json(path, value):
     """Write `value` as indented JSON, atomically. NaN and infinity are refused (ValueError)."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256_of(path):
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def set_seed(seed):

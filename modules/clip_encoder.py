@@ -4,7 +4,6 @@ Attribute names are those of the published checkpoint, so that its state dict lo
 """
 
 import dataclasses
-import hashlib
 import math
 import zipfile
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modules.transformer import Transformer, heads_for
-from util import InputError
+from util import InputError, sha256_of
 
 MAX_LOGIT_SCALE = math.log(100)
 ARCHIVE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
@@ -228,11 +227,7 @@ def read_state_dict(path):
 
 def published_note(path):
     """Whether a weights file is the published ViT-B/32, by its checksum: a sentence for the log."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    same = digest.hexdigest() == PUBLISHED_SHA256
+    same = sha256_of(path) == PUBLISHED_SHA256
     return f"{path} ({'the published file' if same else 'not the published ViT-B-32.pt, by its SHA-256'})"
 
 

@@ -6,7 +6,6 @@ python -m preprocess.download s3://bucket/memes.tar.gz --out data --extract --sh
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from preprocess.archives import archive_stem, extract
 from preprocess.sources import Changed, Dropped, file_name, open_source, without_secrets
-from util import InputError, write_json
+from util import InputError, sha256_of, write_json
 
 MODULES = Path(__file__).resolve().parent.parent / "modules"
 CLIP_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
@@ -29,15 +28,6 @@ ATTEMPTS = 5  # in a row without a new byte
 def clip_file(name):
     """The file in `modules/` that holds the weights of a CLIP: 'ViT-B/32' -> modules/ViT-B-32.pt."""
     return MODULES / f"{name.replace('/', '-')}.pt"
-
-
-def sha256_of(path):
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fetch(source, target, sha256=None, endpoint_url=None, pause=1.0):

@@ -9,8 +9,7 @@ from tqdm import tqdm
 
 from dataloaders.image_file import PARSERS
 from preprocess.annotation.answer import Failure
-from preprocess.download import sha256_of
-from util import InputError
+from util import InputError, sha256_of
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp")
 OTHER_SUFFIXES = (".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl")  # not read; they get a row that says so
