@@ -1,10 +1,10 @@
 """The command line of `annotate`, checked, and the provider that it names."""
 
 import argparse
-import math
 import os
 from pathlib import Path
 
+from modules.arguments import non_negative, positive_int
 from preprocess.annotation import emotion_words
 from preprocess.annotation.answer import LANGUAGES
 from preprocess.sources import split_http
@@ -39,39 +39,27 @@ def build_parser():
         help="in which the default prompt asks for captions; stored in each row (default: %(default)s)")  # fmt: skip
     add("--emotion_table", metavar="FILE", default=emotion_words.DEFAULT,
         help="CSV of words and the emotions to ask for (default: preprocess/annotation/emotion_words.csv)")  # fmt: skip
-    add("--workers", type=at_least_1, default=4, metavar="N", help="images asked about at once (default: %(default)s)")
-    add("--limit", type=at_least_1, metavar="N", help="ask about at most N images in this call")
+    add(
+        "--workers", type=positive_int, default=4, metavar="N", help="images asked about at once (default: %(default)s)"
+    )
+    add("--limit", type=positive_int, metavar="N", help="ask about at most N images in this call")
     add("--retry_failed", action="store_true", help="ask about those images again whose last row is not ok, no others")
     add("--dry-run", "--dry_run", action="store_true", help="print what would be asked; send and write nothing")
-    add("--price_input", type=not_negative, metavar="USD", help="per million input tokens, for the costs")
-    add("--price_output", type=not_negative, metavar="USD", help="per million output tokens")
+    add("--price_input", type=non_negative, metavar="USD", help="per million input tokens, for the costs")
+    add("--price_output", type=non_negative, metavar="USD", help="per million output tokens")
     add("--max_cost", type=positive, metavar="USD",
         help="begin no further image once all rows in the file cost as much (needs the prices)")  # fmt: skip
-    add("--max_side", type=at_least_1, default=1024, metavar="N",
+    add("--max_side", type=positive_int, default=1024, metavar="N",
         help="longest side of a picture that is sent, in pixels (default: %(default)s)")  # fmt: skip
-    add("--max_frames", type=at_least_1, default=3, metavar="N",
+    add("--max_frames", type=positive_int, default=3, metavar="N",
         help="pictures of an animation that are sent (default: %(default)s)")  # fmt: skip
     add("--timeout", type=positive, metavar="S", help=f"seconds to wait for an answer (default: {TIMEOUT:g})")
     add("--allow_mixed", action="store_true", help="go on with a file that holds rows of another model or prompt")
     return parser
 
 
-def at_least_1(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def not_negative(text):
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
-    return value
-
-
 def positive(text):
-    value = not_negative(text)
+    value = non_negative(text)
     if value == 0:
         raise argparse.ArgumentTypeError("0 is too little")
     return value
