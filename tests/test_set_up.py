@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -437,3 +438,8 @@ def test_all_that_is_missing_is_told_before_anything_starts(machine, shell):
     flags = ["--val_csv=other.csv", "--init_model", "checkpoint.pt"]
     result = machine.script("co_train_english_memes.sh", *flags, shell=shell, DATA_PATH=str(folder))
     assert result.returncode == 0, result.stderr
+
+
+def test_all_requirements_together_install_one_opencv():
+    names = {normalized(distribution.metadata["Name"]) for distribution in metadata.distributions()}
+    assert len(names & set(missing_packages.OPENCV)) == 1, "each would overwrite the other's cv2"
