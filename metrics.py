@@ -441,7 +441,8 @@ def load_array(path):
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as a NumPy file without pickle: {error}") from None
+        reason = str(error).partition(" If you trust")[0]  # NumPy's advice to unpickle is not ours
+        raise InputError(f"{path}: cannot be read as a NumPy file without pickle: {reason}") from None
 
 
 def _nonzero(dense):

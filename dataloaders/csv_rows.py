@@ -18,6 +18,7 @@ class BadRows:
     def __init__(self):
         self.count = 0
         self.lines = []
+        self.remark = None  # a line about all of them, to go first
 
     def add(self, path, line, problems):
         """Note one bad row of `path`, which begins on `line` (1-based), with all that is wrong with it."""
@@ -31,7 +32,7 @@ class BadRows:
             first = f", the first {SHOWN_ROWS} of them" if self.count > SHOWN_ROWS else ""
             rest = [f"  and {self.count - SHOWN_ROWS:,} more bad rows"] if self.count > SHOWN_ROWS else []
             head = f"{self.count:,} bad row{'s' * (self.count > 1)}{first}:"
-            raise InputError("\n".join([head, *self.lines, *rest]))
+            raise InputError("\n".join([*filter(None, [self.remark]), head, *self.lines, *rest]))
 
 
 def shown(value, start=0, width=60):

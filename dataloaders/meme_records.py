@@ -83,6 +83,11 @@ def read_splits(csv_paths, features_path, read_captions=True):
             splits[name] = _read_split(name, path, parsers, first_rows, ignored, bad_rows)
         except OSError as error:
             raise InputError(f"{path}: found no readable file ({error.strerror}), expected a CSV") from error
+    if read_captions and first_rows and all(meme.captions is None for meme, *_ in first_rows.values()):
+        bad_rows.remark = (
+            "No meme has a caption that can be read. To do without: --caption_source text reads the column 'text', "
+            "and --branches qi --caption_fusion none reads neither."
+        )
     bad_rows.raise_if_any()
     notes = [f"Columns that are not used: {', '.join(map(repr, ignored))}."] if ignored else []
     return splits, notes

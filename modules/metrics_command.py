@@ -87,7 +87,8 @@ def _read_inputs(args):
     if args.weights is not None and (len(args.weights) != len(names) or not np.isfinite(args.weights).all()):
         raise InputError(f"--weights: expected {len(names)} finite numbers, one per matrix; found {args.weights}")
     if args.fit_weights and (len(names) != 2 or args.weights is not None):
-        raise InputError(f"--fit_weights: expected two matrices and no --weights; found {len(names)} matrices")
+        given = " and --weights" if args.weights is not None else ""
+        raise InputError(f"--fit_weights: expected two matrices and no --weights; found {len(names)} matrices{given}")
     if not 0 < args.val_fraction < 1:
         raise InputError(f"--val_fraction: expected a number between 0 and 1, found {args.val_fraction}")
     if args.seed < 0:

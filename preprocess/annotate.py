@@ -125,7 +125,7 @@ def check_same(rows, common, arguments):
         raise InputError(
             f"{arguments.out} holds rows of {'; of '.join(named)}; this call has "
             + ", ".join(f"{part} {value!r}" for part, value in zip(ASKED, common.asked, strict=True))
-            + ". Choose another --out, or mix them with --allow_mixed"
+            + ". Choose another --out, or add rows with --allow_mixed (images with a row are not asked again)"
         )
 
 
@@ -165,7 +165,7 @@ def print_summary(run, images, table, argv):
     if "ok" in statuses:
         folder, file = shlex.quote(str(arguments.images)), shlex.quote(str(arguments.out))
         print("then: python -m preprocess.build_community --records records.csv "
-              f"--annotations {file} --images {folder} --out data/my_community")  # fmt: skip
+              f"--annotations {file} --images {folder} --out data/mine")  # fmt: skip
 
 
 def command(argv):

@@ -7,8 +7,8 @@ The folder --out gets statistics.json, statistics.md, statistics.tex (rows of a 
 plots and, where there are duplicates, a picture of them; or agreement.json and agreement.md. What was read of the
 images is kept there in image_facts_<community>.csv, so that a second call is quick.
 
-Exit code: 0; with --strict 1 if there is leakage between splits or if there are duplicates, exact or near; 1 for
-input that cannot be used, 2 for wrong flags, 130 after Ctrl-C.
+Exit code: 0; with --strict 1 if there is leakage between splits, if there are duplicates, exact or near, or if images
+cannot be read; 1 for input that cannot be used, 2 for wrong flags, 130 after Ctrl-C.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def to_arguments(argv):
     add("--min_memes", type=int, default=3, help="topics with fewer are small (default: %(default)s)")
     add("--split_by", choices=("record", "topic"), default="record",
         help="how the splits were made: with topic, a topic or a query in two splits is leakage too")  # fmt: skip
-    add("--strict", action="store_true", help="exit code 1 if there is leakage or if there are duplicates")
+    add("--strict", action="store_true", help="exit code 1 if there is leakage, or duplicates, or unreadable images")
     add("--workers", type=int, metavar="N", help="threads that read images (default: all cores)")
     add("--emotion_table", type=Path, metavar="FILE",
         help="with --agreement: word,emotion instead of emotion_words.csv")  # fmt: skip
@@ -97,6 +97,8 @@ def describe_communities(args):
     from preprocess.measuring import pages as statistics_pages
     from preprocess.measuring import report as statistics_report
 
+    if args.out.resolve() in [folder.resolve() for folder in args.communities]:
+        raise InputError(f"--out {args.out} is the community itself; choose another folder for the results")
     sources = statistics_community.sources(args)
     communities = {}
     for name, source in sources.items():
@@ -119,7 +121,11 @@ def main(argv=None):
         if args.agreement:
             compare_annotations(args)
         elif describe_communities(args) and args.strict:
-            sys.exit("error: --strict: leakage or duplicates were found; they are listed above")
+            sys.exit(
+                "error: --strict: leakage, duplicates or unreadable images were found; they are listed above\n"
+                "(preprocess.build_community keeps near-duplicates in one split, and with --near_duplicates merge makes"
+                " one meme of them)"
+            )
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -120,6 +120,16 @@ def test_a_split_without_captions(place, refused):
     refused(place.flags("run", "--caption_source", "text"), "test split: no meme has a caption")
 
 
+def test_a_community_without_any_captions(place, refused):
+    for split in ("train", "val", "test"):
+        path = place.data / f"{split}.csv"
+        write_csv(path, [row | {"captions": "[]"} for row in read_csv(path)])
+    printed = refused(place.flags("run"), "line 2, column 'captions'")
+    assert "error: No meme has a caption that can be read. To do without: --caption_source text" in printed
+    change(place.data / "val.csv", 0, captions="one caption")
+    assert "No meme has a caption" not in refused(place.flags("run"), "line 2, column 'captions'")
+
+
 # Images
 
 

@@ -467,6 +467,25 @@ def test_the_same_seed_gives_the_same_community(tmp_path, flags):
 # The folder
 
 
+@pytest.mark.parametrize("flags", [[], ["--near_duplicates", "merge"], ["--split_by", "topic"]])
+def test_the_order_of_the_rows_does_not_matter(tmp_path, flags):
+    inputs = random_inputs(tmp_path, seed=5)
+    for number in range(12):  # equal pixels, other bytes, and a name that sorts the other way
+        inputs.meme(f"e/{99 - number}.png", ["t0", "t1"], seed=5000 + number, mark=9, text=f"the same {number}")
+        inputs.meme(f"d/x{number}.png", ["t2"], seed=5000 + number, mark=5, text=f"the same {number}")
+    shares = ["--split", "0.4", "0.3", "0.3"]
+    built = [inputs.build("out", *flags, *shares)]
+    inputs.rows.reverse()
+    built.append(inputs.build("reversed", *flags, *shares))
+
+    def content(community, split):
+        folder = community.folder / "images"
+        return sorted((row["topic_id"], (folder / row["image"]).read_bytes()) for row in community.rows[split])
+
+    for split in SPLITS:
+        assert content(built[0], split) == content(built[1], split)
+
+
 def test_an_interrupted_build_leaves_no_half_folder_and_goes_on(tmp_path, monkeypatch, capsys):
     inputs = Inputs(tmp_path)
     for number in range(5):

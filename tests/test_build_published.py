@@ -262,6 +262,14 @@ def test_a_matrix_that_does_not_fit(tmp_path, text, message):
         read_matrix(path, IDS)
 
 
+@pytest.mark.parametrize("line", ["1;0;0;0;0;0", "True,False,False,False,False,False", "2,0,0,0,0,0"])
+def test_a_matrix_by_its_name_is_never_passed_over(published, capsys, line):
+    published.write()
+    (published.folder / "similarity_matrix.csv").write_text(f"{line}\n" * 6)
+    with pytest.raises(SystemExit, match="similarity_matrix.csv.*expected 6"):
+        build_community.main(["--from_json", str(published.folder), "--out", str(published.folder / "out")])
+
+
 def test_the_matrix_says_what_is_relevant(published, capsys):
     rng = np.random.default_rng(0)
     published.matrix = ((rng.random((6, 6)) < 0.3) | np.eye(6, dtype=bool)).astype(int)

@@ -148,7 +148,8 @@ def community(records, memes, near, template=None):
     result = SimpleNamespace(
         records=[Record(n, f"{m}.jpg", t, q, None, s) for n, (t, q, m, s) in enumerate(records)],
         record_meme=np.array([memes.index(m) for _, _, m, _ in records]),
-        memes=[SimpleNamespace(image=f"{meme}.jpg") for meme in memes],
+        memes=memes,
+        first_name=lambda meme: f"{memes[meme]}.jpg",
         near=np.array(near),
         template=np.array(near if template is None else template),
         drop=drop,

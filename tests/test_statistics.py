@@ -217,8 +217,23 @@ def test_unreadable_and_missing_images_are_reported(clean, capsys):
     assert set(report["unreadable"]) == {"absent.png", "broken.png", "broken2.png"}
     printed = capsys.readouterr().out
     assert "3 images cannot be read" in printed and "absent.png" in printed
+    assert "WARNING: memes: images that cannot be read, and are not compared: 3" in printed
     assert found_pairs(clean) == [("exact", "broken", "broken2", "no")]  # their bytes are the same all the same
     assert (clean.folder.parent / "out" / "duplicates_memes.png").stat().st_size > 1000
+
+
+def test_an_image_that_nobody_can_compare_fails_strict(clean):
+    clean.add("test", "absent").write()
+    (clean.folder / "images" / "absent.png").unlink()
+    assert run(clean, "--strict")[0] == BAD_EXIT
+
+
+def test_the_results_do_not_go_into_the_community(clean):
+    clean.write()
+    before = sorted(clean.folder.iterdir())
+    with pytest.raises(SystemExit, match="is the community itself"):
+        statistics.main([str(clean.folder), "--out", str(clean.folder)])
+    assert sorted(clean.folder.iterdir()) == before
 
 
 def edit_distance(a, b):
@@ -390,7 +405,7 @@ def test_csvs_that_lie_elsewhere_and_a_missing_split(clean, tmp_path):
         (["memes", "--emotion_table", "x.csv"], 2, "--emotion_table goes with --agreement only"),
         (["memes", "--max_words", "1"], 2, "--max_words: found 1, expected 2 or more"),
         (["memes", "sub/memes"], 1, "a second folder called 'memes'"),
-        (["nothing"], 1, "nothing/train.csv does not exist"),
+        (["nothing"], 1, "nothing: found no train.csv, val.csv or test.csv"),
         (["memes", "--features_path", "nothing"], 1, "nothing: no such folder of images"),
         (["memes", "--test_csv", "nothing.csv"], 1, "nothing.csv: found no readable file"),
         (["bad"], 1, "bad/train.csv, line 1, header"),

@@ -176,3 +176,15 @@ def test_files_that_cannot_be_compared(files, tmp_path):
     ):
         with pytest.raises(SystemExit, match=expected):
             statistics.main(["--agreement", *given, "--out", str(tmp_path)])
+
+
+def test_without_any_captions_nothing_is_said_of_them(tmp_path, capsys):
+    paths = [
+        write(tmp_path / f"{name}.jsonl", {"1.jpg": answer(["sad"], []), "2.jpg": answer(emotions, [], text)})
+        for name, emotions, text in (("a", ["sad"], "one"), ("b", ["happy"], "two"))
+    ]
+    statistics.main(["--agreement", *paths, "--out", str(tmp_path / "out")])
+    report = json.loads((tmp_path / "out" / "agreement.json").read_text(encoding="utf-8"))
+    assert report["captions"]["overlap"] is None
+    assert [(worst["image"], worst["agreement"]) for worst in report["worst"]] == [("2.jpg", 0.0)]
+    assert "caption overlap  –" in " ".join(capsys.readouterr().out.split()).replace("overlap –", "overlap  –")

@@ -83,13 +83,22 @@ def read_rows(path):
                     if line.strip():
                         rows.append(parse_row(line))
                 except ValueError as error:
-                    if good + len(line) >= size and isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+                    if good + len(line) >= size and is_torn(line, error):
                         break
-                    raise InputError(f"{path}, line {number}: {error}") from error
+                    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+                        found = shown(line.decode("utf-8", "replace").strip())
+                        error = f"found {found}, expected a JSON object as preprocess.annotate writes it"
+                    raise InputError(f"{path}, line {number}: {error}") from None
                 good += len(line)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     return rows, good
+
+
+def is_torn(line, error):
+    """Whether a last line that is not JSON can be the beginning of a row, or zeros that a crash of the system left."""
+    begins = line[:2] in (b"{", b'{"') or not line.strip(b"\0\n")
+    return begins and isinstance(error, (json.JSONDecodeError, UnicodeDecodeError))
 
 
 def parse_row(line):

@@ -16,7 +16,7 @@ ANSWER_SCHEMA = {
         "captions": {
             "type": "array",
             "items": {"type": "string"},
-            "description": "1 to 5 sentences, each of which says what the meme shows and quotes the text on it",
+            "description": "1 to 3 sentences, each of which says what the meme shows and quotes the text on it",
         },
         "text": {"type": "string", "description": "the text on the image, verbatim; empty if there is none"},
         "emotions": {
@@ -36,13 +36,24 @@ DECLINES = (
     r"|(?:i['’]m|i am) (?:very |so |really )?sorry,? (?:but )?(?:i|this|that|as an)\b"
     r"|as an ai\b"
     r"|(?:无法|不能|不便|不会|难以|無法)(?:为您|为你|对此|对该|对这[张个幅])?"
-    r"(?:提供|协助|回答|处理|描述|帮助|满足|完成|分析|识别|生成|讨论|回应)"
+    r"(?:提供|协助|協助|處理|回答|处理|描述|帮助|满足|完成|分析|识别|生成|讨论|回应)"
     r"|(?:抱歉|对不起|很遗憾)[，,。!！ ]*(?:但|我|这|该|无法|不能)"
     r"|作为(?:一个|一名)?(?:ai|人工智能))"
 )
 REFUSAL = re.compile(DECLINES, re.IGNORECASE)
-REFUSED_CAPTION = re.compile(rf"(?:(?:sorry|unfortunately|抱歉|对不起|很)\W*(?:but |我)?|我)?{DECLINES}", re.IGNORECASE)
+BEFORE = (  # words with which a refusal may begin
+    r"(?:(?:sorry|unfortunately|(?:i|we) apologi[sz]e|my apologies"
+    r"|我?(?:很|非常|十分)?(?:抱歉|对不起|遗憾))\W*(?:but |但)?)?"
+    r"(?:(?:由于|因为|根据|出于)[^，,。]{1,40}[，,] *)?我?"
+)
+REFUSED_CAPTION = re.compile(BEFORE + DECLINES, re.IGNORECASE)
+SHORTEST_KEY = 8  # characters; what servers without keys are given ("x", "EMPTY") is no secret
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # NUL bytes, halves of a character
+
+
+def without_key(text, key):
+    """The text with *** in place of a key."""
+    return text.replace(key, "***") if key and len(key) >= SHORTEST_KEY else text
 
 
 class Failure(Exception):
@@ -131,7 +142,7 @@ def find_object(raw, notes):
     if len(raw) > MAX_ANSWER:
         raise Failure("bad_answer", f"the answer has {len(raw):,} characters; at most {MAX_ANSWER:,} are read")
     try:
-        value = json.loads(raw)
+        value = json.loads(raw, strict=False)  # line breaks in a text, as small models write them
     except (ValueError, RecursionError):
         notes.append("the JSON had other text around it")
         found = list(objects_in(raw))
@@ -147,7 +158,7 @@ def find_object(raw, notes):
 
 def objects_in(raw):
     """Yield the JSON objects that stand in a text, outermost ones only."""
-    decoder, position = json.JSONDecoder(), raw.find("{")
+    decoder, position = json.JSONDecoder(strict=False), raw.find("{")
     while position >= 0:
         try:
             value, end = decoder.raw_decode(raw, position)

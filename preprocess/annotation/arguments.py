@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modules.arguments import non_negative, positive_int
 from preprocess.annotation import emotion_words
-from preprocess.annotation.answer import LANGUAGES
+from preprocess.annotation.answer import LANGUAGES, without_key
 from preprocess.sources import split_http
 from util import InputError
 
@@ -54,7 +54,11 @@ def build_parser():
     add("--max_frames", type=positive_int, default=3, metavar="N",
         help="pictures of an animation that are sent (default: %(default)s)")  # fmt: skip
     add("--timeout", type=positive, metavar="S", help=f"seconds to wait for an answer (default: {TIMEOUT:g})")
-    add("--allow_mixed", action="store_true", help="go on with a file that holds rows of another model or prompt")
+    add(
+        "--allow_mixed",
+        action="store_true",
+        help="go on with a file that holds rows of another model or prompt: ask about images without a row",
+    )
     return parser
 
 
@@ -135,6 +139,5 @@ def key_of(*names):
 def without_keys(text):
     """The text with *** in place of any key in the environment."""
     for name in KEYS["gemini"] + KEYS["openai"]:
-        if key := key_of(name):
-            text = text.replace(key, "***")
+        text = without_key(text, key_of(name))
     return text

@@ -2,12 +2,15 @@
 
 import queue
 import random
+import sys
 import threading
 import time
 from dataclasses import dataclass, replace
 
-from preprocess.annotation.answer import PASSING, Failure, check_answer
-from util import InputError
+from tqdm import tqdm
+
+from preprocess.annotation.answer import PASSING, UNWRITABLE, Failure, check_answer, without_key
+from util import InputError, sha256_of
 
 ATTEMPTS = 6  # for one image
 MAX_BACKOFF = 60  # seconds
@@ -29,7 +32,8 @@ class Prices:
 
 def redacted(text, secret):
     """The text in one line, at most MAX_MESSAGE characters, with the key replaced."""
-    line = " ".join((text.replace(secret, "***") if secret else text).split())
+    text = UNWRITABLE.sub("", text)  # it may quote an answer
+    line = " ".join(without_key(text, secret).split())
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 3] + "..."
 
 
@@ -47,12 +51,15 @@ class Asker:
         self.folder, self.pictures_of = folder, pictures_of
         self.pause, self.stop = pause, stop
         self.free_at = 0.0  # time.monotonic() from which requests may be sent
+        self.said_why = False  # that it waits
 
     def __call__(self, path, sha256):
         row = replace(self.common, image=path, sha256=sha256)
         spent, secret = Spent(), self.provider.secret
         try:
             pictures = self.pictures_of(self.folder / path)
+            if sha256_of(self.folder / path) != sha256:
+                raise Failure("unreadable_image", "the file has changed since this call began")
             answer = self.ask(pictures, spent)
             notes = tuple(redacted(note, secret) for note in answer.notes)
             row = replace(row, status="ok", **answer._replace(notes=notes)._asdict())
@@ -94,6 +101,10 @@ class Asker:
     def back_off(self, failure, factor):
         seconds = min(self.pause * factor, MAX_BACKOFF) * random.uniform(0.75, 1.25)
         seconds = max(seconds, failure.retry_after or 0)
+        if not self.said_why:
+            self.said_why = True
+            reason = redacted(str(failure), self.provider.secret)
+            tqdm.write(f"{reason}; the next attempt is in {seconds:.0f} s, up to {ATTEMPTS} an image", file=sys.stderr)
         if failure.status == "rate_limit":
             self.free_at = max(self.free_at, time.monotonic() + seconds)
         else:

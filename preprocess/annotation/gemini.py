@@ -89,7 +89,7 @@ class Gemini:
         )
         if lasting:
             return InputError(f"the server answers 400 for the model {self.model!r}: {said}")
-        quotas = [violation.get("quotaId", "") for detail in details for violation in detail.get("violations") or []]
+        quotas = [str(violation.get("quotaId")) for detail in details for violation in detail.get("violations") or []]
         if error.code == 429 and any("PerDay" in quota for quota in quotas):
             return InputError(
                 f"the daily quota for the model {self.model!r} is used up; go on when it is renewed: {said}"

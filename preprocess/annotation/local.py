@@ -25,7 +25,7 @@ class Local:
             self.model += local_faces.model_name()
             self.remarks = [
                 f"The face model knows {', '.join(local_faces.WORDS)}. It gives no word to a face that it is not sure "
-                "of, which is more than half of them; about a third of the words that it gives are wrong."
+                "of, which is more than half of them; half of the words that it gives are not what a person would say."
             ]
         else:
             self.faces = None

@@ -123,7 +123,8 @@ def message_of(error):
 def to_reply(completion, secret):
     """The Reply in a chat completion. Raises Failure if it is refused, blocked, cut off or empty."""
     usage = getattr(completion, "usage", None)
-    tokens = {kind: getattr(usage, name, None) for kind, name in TOKENS.items()}  # paid for, also without an answer
+    counts = {kind: getattr(usage, name, None) for kind, name in TOKENS.items()}  # paid for, also without an answer
+    tokens = {kind: count if type(count) is int else None for kind, count in counts.items()}
     choices = getattr(completion, "choices", None)
     if not isinstance(choices, list) or not choices:
         page = f": {plain(completion, secret)}" if isinstance(completion, str) else ""

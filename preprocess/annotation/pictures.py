@@ -14,6 +14,7 @@ from util import InputError, sha256_of
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp")
 OTHER_SUFFIXES = (".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl")  # not read; they get a row that says so
 JPEG_QUALITY = 90
+JPEG_SIDE = 65500  # pixels, which libjpeg writes at most
 
 
 def find_images(folder):
@@ -90,7 +91,7 @@ def pictures_of(path, max_frames, max_side):
     try:
         for frame in each_frame(path, max_frames, slice_framepos=2):
             height, width = frame.shape[:2]
-            scale = max_side / max(height, width)
+            scale = min(max_side, JPEG_SIDE) / max(height, width)
             if scale < 1:
                 size = max(1, round(width * scale)), max(1, round(height * scale))
                 frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)

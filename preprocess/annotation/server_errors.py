@@ -6,7 +6,7 @@ import importlib.util
 import re
 import time
 
-from preprocess.annotation.answer import Failure
+from preprocess.annotation.answer import Failure, without_key
 from preprocess.sources import split_http
 from util import InputError
 
@@ -23,9 +23,7 @@ NO_IMAGES = re.compile(  # about the model, not about this image
 
 def plain(text, secret):
     """`text` in one line, shortened, without the key `secret` and without users and queries of URLs."""
-    text = str(text)
-    if secret:
-        text = text.replace(secret, "***")
+    text = without_key(str(text), secret)
     text = " ".join(QUERY.sub(r"\1\2", text).split())
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 

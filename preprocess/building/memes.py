@@ -30,6 +30,11 @@ class Community:
     near: np.ndarray = None
     template: np.ndarray = None
 
+    def first_name(self, meme):
+        """The first of the images that a meme stands for, by name: the same in any order of the records."""
+        image = self.memes[meme].image
+        return min([image, *self.merged.get(image, ())])
+
     def drop(self, reasons):
         """Drop records: `reasons` is {index of the record: Unusable}. Memes without any record go as well."""
         keep = np.array([index not in reasons for index in range(len(self.records))], dtype=bool)
@@ -118,11 +123,13 @@ def with_ids(memes):
 
 
 def merge(community, labels, pixels):
-    """Let the meme with the most `pixels` (M,) stand for each group of `labels` (M,), with the records of all."""
+    """Let the meme with the most `pixels` (M,) stand for each group of `labels` (M,), with the records of all.
+
+    Of equal ones it is the first by name.
+    """
     best = {}
-    for meme, label in enumerate(labels.tolist()):
-        if label not in best or pixels[meme] > pixels[best[label]]:
-            best[label] = meme
+    for meme in sorted(range(len(labels)), key=lambda meme: (-pixels[meme], community.first_name(meme))):
+        best.setdefault(labels[meme], meme)
     stands_for = np.array([best[label] for label in labels.tolist()], dtype=np.int64)
     for meme in np.flatnonzero(stands_for != np.arange(len(stands_for))):
         kept, image = community.memes[stands_for[meme]].image, community.memes[meme].image

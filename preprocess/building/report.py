@@ -57,6 +57,7 @@ def print_community(community, splits, args):
                 f"{name} split: no record is left in it. {len(splits):,} records are left in all, of"
                 f" {len(community.memes):,} memes in {topics:,} topics, divided by {args.split_by}; dropped were"
                 f" {', '.join(f'{count:,} ({kind})' for kind, count in dropped.items()) or 'none'}"
+                + "".join(f", the first one {record.image}: {reason}" for record, reason in community.dropped[:1])
             )
     topic_ids = {topic: place for place, topic in enumerate(dict.fromkeys(r.topic_id for r in community.records))}
     topics = np.array([topic_ids[record.topic_id] for record in community.records])

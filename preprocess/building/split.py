@@ -136,8 +136,8 @@ def _divided(community, indices, shares, split_by, seed, template_groups):
     _, groups = np.unique(labels, return_inverse=True)
     group_names = {}
     for group, meme in zip(groups.tolist(), memes.tolist(), strict=True):
-        image = community.memes[meme].image
-        group_names[group] = min(image, group_names.get(group, image))
+        name = community.first_name(meme)
+        group_names[group] = min(name, group_names.get(group, name))
     group_names = [group_names[group] for group in range(len(group_names))]
     queries = {record.topic_id: normalised_text(record.query) for record in records}
     topic_places = {topic_id: place for place, topic_id in enumerate(queries)}

@@ -103,7 +103,9 @@ def agreement(paths, raters, table):
     def mean_of_pairs(measure, values):
         return np.array([np.mean([measure(row[i], row[j]) for i, j in pairs]) for row in values])
 
-    captions = mean_of_pairs(overlap, [[annotation.captions for annotation in row] for row in rows])
+    captions = None  # there is nothing to agree on if nobody wrote any
+    if any(annotation.captions for row in rows for annotation in row):
+        captions = mean_of_pairs(overlap, [[annotation.captions for annotation in row] for row in rows])
     text = mean_of_pairs(text_distance, [[normalised_text(annotation.text) for annotation in row] for row in rows])
     same_emotions = mean_of_pairs(_shared, emotions)
     persons = [len({len(annotation.emotions) for annotation in row}) == 1 for row in rows]
@@ -125,7 +127,7 @@ def agreement(paths, raters, table):
             "words": _per_word(emotions),
         },
         "persons": {"same_number": float(np.mean(persons))},
-        "captions": {"overlap": spread(captions)},
+        "captions": {"overlap": None if captions is None else spread(captions)},
         "text": {"distance": spread(text), "at_most_0.1": float((text <= 0.1).mean())},
         "worst": _worst(paths, rows, same_emotions, captions, text),
     }
@@ -153,15 +155,15 @@ def _shared(first, second):
 
 
 def _worst(paths, rows, emotions, captions, text):
-    """The images with the lowest mean of the three agreements, if it is not 1."""
-    scores = (emotions + captions + 1 - text) / 3
+    """The images with the lowest mean of the three agreements (two without captions), if it is not 1."""
+    scores = np.mean([emotions, 1 - text, *([] if captions is None else [captions])], axis=0)
     worst = [i for i in np.argsort(scores, kind="stable")[:WORST].tolist() if scores[i] < 1]
     return [
         {
             "image": rows[i][0].image,
             "agreement": float(scores[i]),
             "emotions_shared": float(emotions[i]),
-            "caption_overlap": float(captions[i]),
+            "caption_overlap": None if captions is None else float(captions[i]),
             "text_distance": float(text[i]),
             "answers": [
                 {

@@ -45,14 +45,17 @@ def other_rows(report):
     captions, text = report["captions"]["overlap"], report["text"]["distance"]
     rows = [["", "mean", "q1", "median", "q3"]]
     for name, spread in (("caption overlap", captions), ("text distance", text)):
-        rows.append([name, *(f"{spread[key]:.3f}" for key in ("mean", "q1", "median", "q3"))])
+        keys = ("mean", "q1", "median", "q3")
+        rows.append([name, *("–" if spread is None else f"{spread[key]:.3f}" for key in keys)])
     return rows
 
 
 def worst_rows(report):
     rows = [["image", "mean", "emotions", "captions", "text distance"]]
     keys = ("agreement", "emotions_shared", "caption_overlap", "text_distance")
-    return rows + [[worst["image"], *(f"{worst[key]:.2f}" for key in keys)] for worst in report["worst"]]
+    for worst in report["worst"]:
+        rows.append([worst["image"], *("–" if worst[key] is None else f"{worst[key]:.2f}" for key in keys)])
+    return rows
 
 
 def sentences(report):

@@ -59,9 +59,10 @@ def sources(args):
         given = {split: getattr(args, f"{split}_csv") for split in SPLITS}
         paths = {split: path or folder / f"{split}.csv" for split, path in given.items()}
         paths = {split: path for split, path in paths.items() if given[split] or path.is_file()}
-        community = COMMUNITIES.get(name, COMMUNITIES["custom"])
+        if not paths and name in COMMUNITIES:
+            raise InputError(missing_data_message(COMMUNITIES[name], folder / "train.csv"))
         if not paths:
-            raise InputError(missing_data_message(community, folder / "train.csv"))
+            raise InputError(f"{folder}: found no train.csv, val.csv or test.csv, expected the folder of a community")
         images = args.features_path or folder / "images"
         if not images.is_dir():
             raise InputError(f"{images}: no such folder of images (--features_path, default DIR/images)")
@@ -102,7 +103,7 @@ def describe(name, source, args):
             "near_identical_queries": {key: near_identical_queries(split) for key, split in splits.items()},
         },
         "unreadable": dict(sorted(facts.errors.items())),
-        "problems": problems(name, leaks, pairs),
+        "problems": problems(name, leaks, pairs, sorted(facts.errors)),
         "plots": plot_all(args.out, name, measures, token_limits(args)),
     }
     if pairs:
@@ -133,10 +134,14 @@ def language(name, splits):
     return "zh" if kinds["Chinese"] > max(kinds["letters"] / 2, 20 * kinds["Japanese"]) else ""
 
 
-def problems(name, leaks, pairs):
-    """Sentences about what spoils an evaluation, with the first ones that were found."""
+def problems(name, leaks, pairs, unreadable):
+    """Sentences about what spoils an evaluation, with the first ones that were found.
+
+    An unreadable image is one of them: it is compared with no other, so that nothing is known of its duplicates.
+    """
     found = {what: leaks[kind] for kind, what in LEAKS.items() if kind in leaks}
     found |= {what: [pair for pair in pairs if pair.kind == kind] for kind, what in DUPLICATES.items()}
+    found["images that cannot be read, and are not compared"] = unreadable
     return [f"{name}: {what}: {len(these):,}: {_first(these)}" for what, these in found.items() if these]
 
 

@@ -39,7 +39,9 @@ def plot_memes_per_topic(path, name, measures):
     """measures: {split: Measures}; a histogram per split, each with its own scales."""
     figure, axes = _figure(len(measures), f"{name}: memes per topic")
     for axis, colour, (split, part) in zip(axes, cycle(COLOURS), measures.items(), strict=False):
-        axis.hist(part.memes_per_topic, bins=_bins(part.memes_per_topic, 30), color=colour)
+        edges = _bins(part.memes_per_topic, 30)
+        axis.hist(part.memes_per_topic, bins=edges, color=colour)
+        axis.set_xlim(edges[0] - 1, edges[-1] + 1)  # wide enough for whole numbers as ticks
         axis.set_title(f"{split}: {len(part.memes_per_topic):,} topics", fontsize=10)
         axis.set_xlabel("memes")
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -65,6 +67,7 @@ def plot_emotions(path, name, measures):
         axis.legend()
     else:
         axis.text(0.5, 0.5, "no meme has any", transform=axis.transAxes, ha="center")
+        axis.set_axis_off()
     _save(figure, path)
 
 

@@ -39,7 +39,7 @@ def write_sheet(path, name, pairs, image_folder):
             for axis, (meme, splits) in zip(axes[row, 2 * column :], sides, strict=False):
                 axis.imshow(_picture(Path(image_folder, meme.image)))
                 axis.set_xlabel(_caption(meme, splits), fontsize=8)
-            said = f"{pair.kind}: {pair.hash_distance} bits, text {pair.text_distance:.2f}"
+            said = f"{pair.kind}: hash differs in {pair.hash_distance} of 64 bits, text in {pair.text_distance:.0%}"
             axes[row, 2 * column].set_title(f"{said}{', ACROSS SPLITS' * pair.across}", fontsize=9, loc="left")
         figure.savefig(temporary, format="png", dpi=100)
 
