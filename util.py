@@ -15,6 +15,18 @@ class InputError(ValueError):
 
 
 @contextlib.contextmanager
+def ending_clearly(stopped):
+    """Around a program: it ends with one line for what the user has to put right, and with `stopped` after Ctrl-C."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
 def replaced_atomically(path):
     """Yield a temporary path beside `path`; on success it replaces `path`, on an error it is removed.
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+SPLITS = ("train", "val", "test")
 FOLDER = """\
   <folder>/train.csv  val.csv  test.csv
   <folder>/images/    the image files that the CSVs name"""

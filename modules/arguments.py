@@ -4,7 +4,7 @@ recipe its help says so. Nothing heavy is imported here, so that `--help` answer
 
 import argparse
 
-from dataloaders.communities import COMMUNITIES
+from dataloaders.communities import COMMUNITIES, SPLITS
 from util import InputError
 
 SLUGS = tuple(COMMUNITIES)
@@ -115,7 +115,7 @@ def _add_data(parser):
     group = parser.add_argument_group("data (docs/DATA.md)")
     group.add_argument("--datatype", choices=SLUGS, default="custom", help="which community it is")
     group.add_argument("--data_path", metavar="DIR", help="folder with train.csv, val.csv, test.csv")
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         group.add_argument(f"--{split}_csv", metavar="FILE", help=f"instead of <data_path>/{split}.csv")
     group.add_argument("--features_path", metavar="DIR", help="folder of the images, instead of <data_path>/images")
     group.add_argument("--skip_bad_images", action="store_true", help="leave out records whose image is unusable")

@@ -161,8 +161,10 @@ def _report_fitted(matrices, relevance, val_fraction, seed):
     shuffled = np.random.default_rng(seed).permutation(judged)
     val, rest = np.sort(shuffled[:n_val]), np.sort(shuffled[n_val:])
     first, second = matrices
-    alpha, val_map, single = _fit(matrices, relevance, val)
-    oracle_alpha = _fit(matrices, relevance, rest)[0]
+    alpha, val_map = _fit(matrices, relevance, val)
+    alone = [_fit(matrices, relevance, val, grid=[end])[1] for end in (1, 0)]
+    single = second if alone[1] > alone[0] else first
+    oracle_alpha, _ = _fit(matrices, relevance, rest)
     weights = {
         first: (1.0, 0.0),
         second: (0.0, 1.0),
@@ -212,14 +214,10 @@ def _report_fitted(matrices, relevance, val_fraction, seed):
     }
 
 
-def _fit(matrices, relevance, queries):
-    """-> (alpha, its mAP, name of the better single matrix), all on these queries."""
-    (first, one), (second, other) = matrices.items()
-    part = _part(relevance, queries)
-    one, other = _Rows({first: one}, queries, (1,)), _Rows({second: other}, queries, (1,))
-    alpha, value = fit_weight(one, other, part)
-    ends = [fit_weight(one, other, part, grid=[end])[1] for end in (1, 0)]
-    return alpha, value, (first, second)[ends[1] > ends[0]]
+def _fit(matrices, relevance, queries, grid=None):
+    """-> (alpha, its mAP) of fit_weight on these queries."""
+    one, other = (_Rows({name: matrix}, queries, (1,)) for name, matrix in matrices.items())
+    return fit_weight(one, other, _part(relevance, queries), grid)
 
 
 def _part(relevance, queries):

@@ -12,11 +12,10 @@ hashes and the texts on them agree) never fall into different splits. What is le
 import argparse
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
 from preprocess.near_duplicates import DEFAULT_HASH_THRESHOLD
-from util import InputError
+from util import InputError, ending_clearly
 
 
 def to_arguments(argv):
@@ -154,13 +153,8 @@ def write(args, images, community, splits, counts):
 def main(argv=None):
     args = to_arguments(argv)
     args.out = args.out.resolve()
-    try:
+    with ending_clearly("stopped; what was read of the images is kept, and the same command goes on from there"):
         build(args)
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("stopped; what was read of the images is kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

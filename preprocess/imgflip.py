@@ -20,17 +20,16 @@ import csv
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 
-from preprocess.imgflip575k.community import KINDS, SPLITS, split_memes
+from dataloaders.communities import SPLITS
+from preprocess.imgflip575k.community import KINDS, split_memes
 from preprocess.imgflip575k.memes import read_memes
 from preprocess.imgflip575k.templates import TABLE, read_templates
 from preprocess.imgflip575k.texts import BLOCKED_WORDS, BlockedWords, to_ascii
-from util import InputError, replaced_atomically, write_json
+from util import InputError, ending_clearly, replaced_atomically, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not continued
-HEADER = ("image_id", "image", "topic_id", "query", "captions", "emotions", "text")
 MANIFEST = "imgflip.json"
 
 
@@ -127,16 +126,18 @@ def file_name(meme):
 
 
 def to_cells(meme, topic_id, query):
-    """The cells of a record, in the order of HEADER."""
+    """The cells of a record, in the order of meme_records.COLUMNS."""
     caption = f'{meme.template.description} The text reads: "{meme.text}"'
     captions, emotions = (json.dumps(list(texts), ensure_ascii=False) for texts in ([caption], meme.template.emotions))
     return (meme.image_id, file_name(meme), topic_id, query, captions, emotions, meme.text)
 
 
 def write_csv(path, rows):
+    from dataloaders.meme_records import COLUMNS
+
     with replaced_atomically(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(HEADER)
+        writer.writerow(COLUMNS)
         writer.writerows(to_cells(*row) for row in rows)
 
 
@@ -207,13 +208,8 @@ def to_arguments(argv):
 
 def main(argv=None):
     args = vars(to_arguments(argv))
-    try:
+    with ending_clearly("stopped; the images drawn so far are kept, and the same command goes on from there"):
         manifest = make_community(**args)
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("stopped; the images drawn so far are kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
     print("\n".join(report(manifest, args["out"], args["templates"])))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dataloaders.meme_records import COLUMNS
 from preprocess.demo.memes import plan_meme, write_image
 from preprocess.demo.sheet import write_sheet
 from preprocess.demo.texts import TOPICS
@@ -25,7 +26,6 @@ from util import InputError, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not taken for this one
 MEMES_PER_TOPIC = {"train": 24, "val": 4, "test": 4}
-HEADER = ("image_id", "image", "topic_id", "query", "captions", "emotions", "text")
 MANIFEST = "demo.json"
 
 
@@ -95,7 +95,7 @@ def write_csv(path, memes):
     """Write one split's records, a row per (topic, meme) pair."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(HEADER)
+        writer.writerow(COLUMNS)
         for meme in memes:
             captions, emotions = json.dumps(meme.captions), json.dumps(meme.emotions)
             for topic in meme.topics:

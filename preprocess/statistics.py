@@ -16,9 +16,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from util import InputError, write_json, write_text
+from dataloaders.communities import SPLITS
+from util import InputError, ending_clearly, write_json, write_text
 
-SPLITS = ("train", "val", "test")
 ONE_COMMUNITY = ("features_path", *(f"{split}_csv" for split in SPLITS))
 
 
@@ -115,7 +115,7 @@ def describe_communities(args):
 
 def main(argv=None):
     args = to_arguments(argv)
-    try:
+    with ending_clearly("stopped; what was read of the images is kept, and the same command goes on from there"):
         check_packages("rapidfuzz", *([] if args.agreement else ["matplotlib"]))
         check_folder(args.out)
         if args.agreement:
@@ -126,11 +126,6 @@ def main(argv=None):
                 "(preprocess.build_community keeps near-duplicates in one split, and with --near_duplicates merge makes"
                 " one meme of them)"
             )
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("stopped; what was read of the images is kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

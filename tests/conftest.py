@@ -1,13 +1,27 @@
-"""What many tests share: where the project is, and one thread for each process that they start.
+"""What many tests share: where the project is, OpenAI's tokenizer, and one thread for each process that they start.
 
 Small tensors gain nothing from a second thread, and tests that start processes of their own would fight for the cores.
 """
 
+import importlib.metadata
+import importlib.util
 import os
 import sys
 from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes that tests start
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def published_tokenizer():
+    """OpenAI's SimpleTokenizer, loaded alone: the package around it imports torchvision."""
+    file = importlib.metadata.distribution("clip-anytorch").locate_file("clip/simple_tokenizer.py")
+    spec = importlib.util.spec_from_file_location("published_tokenizer", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SimpleTokenizer()

@@ -16,10 +16,11 @@ import numpy as np
 import pandas
 import pytest
 
+from dataloaders.communities import SPLITS
 from dataloaders.meme_records import read_splits
 from preprocess import imgflip
 from preprocess.imgflip575k import images as imgflip_images
-from preprocess.imgflip575k.community import KINDS, SPLITS
+from preprocess.imgflip575k.community import KINDS
 from preprocess.imgflip575k.drawing import Pen, draw_meme, fitted
 from preprocess.imgflip575k.memes import Meme, own_title, read_memes, to_meme, without_repeats
 from preprocess.imgflip575k.templates import COLUMNS, TABLE, read_table, read_templates

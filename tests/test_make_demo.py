@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from dataloaders.image_transform import read_frames
-from dataloaders.meme_records import read_splits
+from dataloaders.meme_records import COLUMNS, read_splits
 from preprocess import make_demo
 from preprocess.demo import memes as demo_memes
 from preprocess.demo import people as demo_people
 from preprocess.demo import texts as demo_texts
 from preprocess.demo.drawing import Canvas, draw_text
-from preprocess.make_demo import HEADER, MEMES_PER_TOPIC
+from preprocess.make_demo import MEMES_PER_TOPIC
 from tests.conftest import ROOT
 from util import InputError
 
@@ -44,7 +44,7 @@ def rows(demo):
     for split in SPLITS:
         with open(demo[0] / f"{split}.csv", encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            assert tuple(reader.fieldnames) == HEADER
+            assert tuple(reader.fieldnames) == COLUMNS
             read[split] = [row | {key: json.loads(row[key]) for key in ("captions", "emotions")} for row in reader]
     return read
 

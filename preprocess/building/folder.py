@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dataloaders.communities import SPLITS
 from dataloaders.meme_records import COLUMNS
 from util import InputError, write_json
 
-SPLITS = ("train", "val", "test")
 MANIFEST = "build.json"
 
 

@@ -4,7 +4,8 @@ import shlex
 
 import numpy as np
 
-from preprocess.building.folder import SPLITS, counted
+from dataloaders.communities import SPLITS
+from preprocess.building.folder import counted
 from preprocess.building.groups import group_sizes
 from preprocess.near_duplicates import TEXT_THRESHOLD
 from util import InputError

@@ -4,11 +4,11 @@ import random
 from collections import defaultdict
 from itertools import zip_longest
 
+from dataloaders.communities import SPLITS
 from preprocess.imgflip575k.texts import comparable
 from util import InputError
 
 KINDS = ("topics", "templates", "titles")
-SPLITS = ("train", "val", "test")
 
 
 def split_memes(memes, kind, seed=0, limit=None, max_templates=None):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import regex
 
-from dataloaders.communities import COMMUNITIES, missing_data_message
+from dataloaders.communities import COMMUNITIES, SPLITS, missing_data_message
 from dataloaders.csv_rows import shown
 from dataloaders.meme_records import read_splits
 from modules.tokenizer import Tokenizer
@@ -23,7 +23,6 @@ from preprocess.measuring.quality import (
 from preprocess.near_duplicates import DEFAULT_HASH_THRESHOLD
 from util import InputError
 
-SPLITS = ("train", "val", "test")
 LEAKS = {
     "memes": "leakage, memes in two splits",
     "exact": "leakage, pairs of exact duplicates across splits",

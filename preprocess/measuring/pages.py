@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+from dataloaders.communities import SPLITS
+
 WIDTH = 100  # columns of a terminal
 SHOWN = 5  # of a list, on the terminal
 LISTED = 20  # of a list, in Markdown
@@ -78,7 +80,7 @@ def paper_rows(report):
     for name, community in named.items():
         numbers = community["total"]
         splits = community["splits"]
-        records = [f"{splits[split]['records']:,}" if split in splits else "–" for split in ("train", "val", "test")]
+        records = [f"{splits[split]['records']:,}" if split in splits else "–" for split in SPLITS]
         counts = (f"{numbers[key]:,}" for key in ("topics", "records", "memes"))
         rows.append([community.get("title", name), community["language"] or "–", *counts, *records])
     return rows
