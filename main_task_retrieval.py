@@ -61,13 +61,19 @@ def run(args, given, device):
         complete_arguments(args)
     if args.resume_model:
         checkpoint.check_resumable(args.resume_model, saved, args)
+    if args.tensorboard:
+        from modules.tensorboard_curves import check_package
+
+        check_package()
     distributed.call_in_main(run_record.prepare_output_dir, args)
     distributed.call_in_main(run_record.write_args, args)
     logger = make_logger(log_file(args), quiet=not distributed.is_main())
     logger.info(run_record.command_line())
     set_seed(args.seed)
 
-    data, counts, model = prepare(args, device, saved, logger)
+    csv_paths, splits, lines = read_data(args)
+    data, counts, model = prepare(args, device, saved, splits, lines, logger)
+    distributed.call_in_main(run_record.write_run, args, csv_paths, splits)
     trainer = None
     if args.do_train:
         trainer = train(args, data, model, device, saved, logger)
@@ -90,22 +96,37 @@ def complete_arguments(args):
         args.coef_lr = 1.0 if starts_from_scratch(args) else 1e-3
 
 
-def prepare(args, device, saved, logger):
-    """Data and model: ({split name: SplitData}, counts for the record, IEF on the device)."""
+def read_data(args):
+    """The CSVs that the task needs, read and checked: ({name: path}, {name: Split}, lines to tell the user)."""
+    from dataloaders import data_dataloaders as loaders
+    from dataloaders.communities import SPLITS
+    from modules.arguments import reads_captions
+
+    names = SPLITS if args.do_train else loaders.existing_splits(args, ("val", "test"))
+    splits, lines = loaders.read_community(args, names, reads_captions(args))
+    return loaders.csv_paths(args, names), splits, lines
+
+
+def prepare(args, device, saved, splits, lines, logger):
+    """Data and model: ({split name: SplitData}, counts for the record, IEF on the device).
+
+    splits, lines: of `read_data`; the lines are written to the log, with those of what follows.
+    """
     from dataloaders import data_dataloaders as loaders
     from dataloaders.batch_plan import BatchPlan
     from dataloaders.image_transform import normalise
     from dataloaders.meme_records import emotion_vocabulary
     from modules import distributed
-    from modules.build_model import build_model, emotion_encoder_name, reads_captions
+    from modules.arguments import reads_captions
+    from modules.build_model import build_model, check_nothing_is_untrained, emotion_encoder_name
     from modules.tokenizer import Tokenizer
 
-    names = ("train", "val", "test") if args.do_train else loaders.existing_splits(args, ("val", "test"))
     captions_needed = reads_captions(args)
-    splits, lines = loaders.read_community(args, names, captions_needed)
     words = emotion_vocabulary(splits["train"]) if args.do_train else []
     tokenizer = Tokenizer()
     model, weights, notes = build_model(args, words, tokenizer, normalise, saved)
+    if args.do_eval and saved is None:
+        check_nothing_is_untrained(model)
     sizes, images = model.clip.sizes, None
     for name, limit in (("max_words", args.max_words), ("max_caption_words", args.max_caption_words)):
         if limit > sizes.context_length and (captions_needed or name == "max_words"):

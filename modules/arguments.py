@@ -3,11 +3,14 @@ recipe its help says so. Nothing heavy is imported here, so that `--help` answer
 """
 
 import argparse
+import sys
 
 from dataloaders.communities import COMMUNITIES, SPLITS
+from modules.methods import METHODS
 from util import InputError
 
 SLUGS = tuple(COMMUNITIES)
+METHOD_NAMES = tuple(name for name, method in METHODS.items() if method.group != "reference")
 
 QI_ONLY = (
     "sim_header",
@@ -48,6 +51,7 @@ TRAINING_ONLY = {
     "cdcr_lambda",
     "caption_augmentation",
     "select_metric",
+    "tensorboard",
 }
 
 
@@ -86,6 +90,7 @@ def build_parser():
         prog="main_task_retrieval.py",
         description="Train and evaluate IEF. Starts as a plain command or under torchrun.",
         formatter_class=_Formatter,
+        allow_abbrev=False,  # `with_method` looks for --method before the parser does
     )
     _add_task(parser)
     _add_data(parser)
@@ -102,7 +107,15 @@ def build_parser():
 def _add_task(parser):
     group = parser.add_argument_group("task")
     group.add_argument("--do_train", action="store_true", help="train, choose the best epoch on val, score test once")
-    group.add_argument("--do_eval", action="store_true", help="score the test split with --init_model")
+    group.add_argument(
+        "--do_eval", action="store_true", help="score the test split with --init_model, or with CLIP as it is"
+    )
+    group.add_argument(
+        "--method",
+        choices=METHOD_NAMES,
+        metavar="NAME",
+        help=f"the flags of a method (modules/methods.py), which further flags override: {', '.join(METHOD_NAMES)}",
+    )
     group.add_argument("--output_dir", required=True, metavar="DIR", help="where the run writes everything")
     group.add_argument("--overwrite", action="store_true", help="start anew in an --output_dir that holds a run")
     group.add_argument("--init_model", metavar="FILE", help="checkpoint whose model is the start, or is evaluated")
@@ -272,6 +285,9 @@ def _add_training(parser):
         default=0,
         help="checkpoint_last.pt every so many steps; 0: at each epoch's end",
     )
+    group.add_argument(
+        "--tensorboard", action="store_true", help="curves for TensorBoard too (requirements-tensorboard.txt)"
+    )
 
 
 def _add_evaluation(parser):
@@ -304,6 +320,7 @@ def parse_arguments(argv=None):
     A combination that makes no sense ends the program with a line that says why.
     """
     parser = build_parser()
+    argv = with_method(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
     given = given_flags(argv)
     try:
@@ -313,6 +330,14 @@ def parse_arguments(argv=None):
     except InputError as error:
         parser.error(str(error))
     return args, given
+
+
+def with_method(argv):
+    """The command line with the flags of its --method before its own, which override them."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--method")
+    name = first.parse_known_args(argv)[0].method
+    return [*METHODS[name].flags, *argv] if name in METHOD_NAMES else list(argv)
 
 
 def given_flags(argv):
@@ -336,7 +361,14 @@ def reads_captions(args):
 def check_task(args, given):
     """Raise InputError where the task or a number makes no sense; `given`: names of the flags that were given."""
     refuse(args.do_train == args.do_eval, "give one of --do_train and --do_eval")
-    refuse(args.do_eval and not args.init_model, "--do_eval needs --init_model, the checkpoint to evaluate")
+    if args.method is not None and not METHODS[args.method].trained:
+        refuse(args.do_train, f"--method {args.method} is not trained: it goes with --do_eval")
+    elif args.method is not None and args.do_eval:
+        refuse(not args.init_model, f"--method {args.method} is trained: --do_eval needs its checkpoint (--init_model)")
+    refuse(
+        args.method and args.do_eval and args.init_model,
+        "--method has no effect with --do_eval --init_model: the checkpoint brings its flags",
+    )
     refuse(args.do_eval and args.resume_model, "--resume_model goes with --do_train")
     for flag in sorted(given & TRAINING_ONLY):
         refuse(args.do_eval, f"--{flag} has no effect with --do_eval")
@@ -354,46 +386,62 @@ def check_task(args, given):
     refuse(args.max_caption_words < 3, "--max_caption_words below 3 leaves no word between start and end token")
 
 
+def without_effect(args, given):
+    """The flags, of those `given`, that change nothing in these settings: yields (flag, why)."""
+
+    def only_with(flag, condition, needed):
+        if flag in given and not condition:
+            yield flag, f"--{flag} has no effect without {needed}"
+
+    two = args.branches == "qi_qc"
+    image, caption = args.branches != "qc", args.branches != "qi"
+    tight = args.sim_header == "tightTransf"
+    staged = args.co_train == "staged"
+    if args.do_eval:
+        for flag in sorted(given & TRAINING_ONLY):
+            yield flag, f"--{flag} has no effect with --do_eval"
+    for flag in QI_ONLY:
+        yield from only_with(flag, image, "the branch qi")
+    yield from only_with("text_pool_type", caption, "the branch qc")
+    for flag in ("fusion", "loss_weights", "fusion_lr"):
+        yield from only_with(flag, two, "both branches (--branches qi_qc)")
+    for flag in ("caption_source", "max_caption_words", "max_captions"):
+        yield from only_with(flag, reads_captions(args), "anything that reads captions")
+    yield from only_with("fusion_lr", args.fusion != "fixed", "--fusion learned or query")
+    yield from only_with("fusion_weight", args.fusion == "fixed", "--fusion fixed")
+    yield from only_with("bert_name", args.emotion_encoder == "bert", "--emotion_encoder bert")
+    yield from only_with("emotion_encoder", args.emotion_fusion != "none", "--emotion_fusion channel or token")
+    yield from only_with("wti_arch", args.interaction == "wti" and not tight, "--interaction wti")
+    yield from only_with("rerank_top", tight, "--sim_header tightTransf")
+    transformer = args.sim_header in ("seqTransf", "tightTransf")
+    yield from only_with("cross_num_hidden_layers", transformer, "a transformer aggregator")
+    if tight and "interaction" in given:
+        yield "interaction", "--sim_header tightTransf replaces --interaction"
+    if staged and "loss_weights" in given:
+        yield "loss_weights", "--loss_weights belong to --co_train joint: staged trains one loss at a time"
+    if staged and "fusion_lr" in given:
+        yield "fusion_lr", "--fusion_lr belongs to --co_train joint: staged chooses the weight on val"
+
+
 def check_settings(args, given):
     """Raise InputError where flags of the model or of training contradict each other, or one has no effect.
 
     A model that comes from a checkpoint brings its own flags: call this when they are taken over.
     """
-
-    def only_with(flag, condition, needed):
-        refuse(flag in given and not condition, f"--{flag} has no effect without {needed}")
-
+    for _, why in without_effect(args, given):
+        raise InputError(why)
     two = args.branches == "qi_qc"
-    image, caption = args.branches != "qc", args.branches != "qi"
-    for flag in QI_ONLY:
-        only_with(flag, image, "the branch qi")
-    only_with("text_pool_type", caption, "the branch qc")
-    for flag in ("fusion", "loss_weights", "fusion_lr"):
-        only_with(flag, two, "both branches (--branches qi_qc)")
-    for flag in ("caption_source", "max_caption_words", "max_captions"):
-        only_with(flag, reads_captions(args), "anything that reads captions")
-    only_with("fusion_lr", args.fusion != "fixed", "--fusion learned or query")
-    only_with("fusion_weight", args.fusion == "fixed", "--fusion fixed")
-    only_with("bert_name", args.emotion_encoder == "bert", "--emotion_encoder bert")
-    only_with("emotion_encoder", args.emotion_fusion != "none", "--emotion_fusion channel or token")
-    tight = args.sim_header == "tightTransf"
-    only_with("wti_arch", args.interaction == "wti" and not tight, "--interaction wti")
-    only_with("rerank_top", tight, "--sim_header tightTransf")
-    only_with("cross_num_hidden_layers", args.sim_header in ("seqTransf", "tightTransf"), "a transformer aggregator")
-    refuse(tight and "interaction" in given, "--sim_header tightTransf replaces --interaction")
-    refuse(tight and args.visual_tokens == "patch", "--sim_header tightTransf needs --visual_tokens cls")
+    refuse(
+        args.sim_header == "tightTransf" and args.visual_tokens == "patch",
+        "--sim_header tightTransf needs --visual_tokens cls",
+    )
     if args.co_train == "staged":
         refuse(not two, "--co_train staged trains both branches: it needs --branches qi_qc")
         refuse(
             args.fusion == "query",
             "--fusion query is trained through the fused loss: it needs --co_train joint",
         )
-        refuse(
-            "loss_weights" in given,
-            "--loss_weights belong to --co_train joint: staged trains one loss at a time",
-        )
-        refuse("fusion_lr" in given, "--fusion_lr belongs to --co_train joint: staged chooses the weight on val")
-    elif two:
+    elif two and args.do_train:
         refuse(not any(args.loss_weights), "--loss_weights: at least one must be above 0")
         refuse(
             args.caption_augmentation and not args.loss_weights[1], "--caption_augmentation: the QI loss's weight is 0"

@@ -11,6 +11,7 @@ from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
 from modules.fusion import Fusion
 from modules.ief_model import IEF, Wiring
 from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
+from util import InputError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,6 +60,16 @@ def build_model(args, emotion_words, tokenizer, normalise, saved=None):
             model.fusion.choose(args.fusion_weight)  # the flag's, which may be another than the checkpoint's
     clip.freeze_layers(args.freeze_layer_num)
     return model, weights, notes
+
+
+def check_nothing_is_untrained(model):
+    """InputError where a model without a checkpoint has parameters beside CLIP's own: they are random."""
+    parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()} - {"clip"})
+    if parts:
+        raise InputError(
+            f"--do_eval without --init_model scores CLIP as it is, but these flags add parts that nothing has trained "
+            f"({', '.join(parts)}): give the checkpoint to evaluate (--init_model), or --method zero_shot_clip"
+        )
 
 
 def starts_from_scratch(args):

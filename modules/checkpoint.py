@@ -11,6 +11,8 @@ from util import InputError, replaced_atomically
 
 FORMAT = 1
 NOT_CHECKED_ON_RESUME = {  # flags that may differ between a run and its resumption
+    "method",  # its flags are checked one by one
+    "tensorboard",
     "resume_model",
     "init_model",
     "output_dir",
@@ -130,3 +132,5 @@ def adopt_arguments(args, given, state, path):
                 raise InputError(f"{path}: the model was made with --{name} {old}, not {getattr(args, name)}")
         elif args.do_eval or name in MODEL_FLAGS | {"fusion_weight"}:
             setattr(args, name, old)
+    if args.do_eval:
+        args.method = state["arguments"].get("method")

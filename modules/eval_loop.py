@@ -140,14 +140,28 @@ def tiles(model, encoded, args):
             yield slice(row, min(row + high, queries)), slice(column, min(column + wide, memes))
 
 
-def rank_split(model, encoded, args, val_alpha=None, save_to=None, progress=True):
+def rank_split(model, encoded, args, val_alpha=None, best=None, save_to=None, progress=True):
     """{score name: (query->meme ranks, meme->query ranks)} of an encoded split, in bounded memory.
 
-    val_alpha: also the fixed fusion with this weight, as `fused_val_alpha`. save_to: a folder for the matrices as
-    .npy files, written as they are computed and renamed when whole.
+    val_alpha: also the fixed fusion with this weight, as `fused_val_alpha`. best, save_to: as in `rank_tiles`.
+    """
+
+    def score(rows, columns):
+        tile = score_tile(model, encoded, rows, np.arange(columns.start, columns.stop), args.rerank_top)
+        if val_alpha is not None and {"qi", "qc"} <= tile.keys():
+            tile["fused_val_alpha"] = val_alpha * tile["qi"] + (1 - val_alpha) * tile["qc"]
+        return tile
+
+    return rank_tiles(score, list(tiles(model, encoded, args)), encoded.relevance, best, save_to, progress)
+
+
+def rank_tiles(score, places, relevance, best=None, save_to=None, progress=True):
+    """{score name: (query->meme ranks, meme->query ranks)} of a matrix that is computed in tiles, each once or twice.
+
+    score(rows, columns): {name: (R, C) float32}, for the slices in `places`. best: a query_record.BestMemes, to be
+    filled. save_to: a folder for the matrices as .npy files, written as they are computed and renamed when whole.
     """
     counters, kept, kept_bytes = {}, {}, 0
-    places = list(tiles(model, encoded, args))
     with contextlib.ExitStack() as stack:
         saved = {}
         for turn in ("observe", "count"):
@@ -155,25 +169,24 @@ def rank_split(model, encoded, args, val_alpha=None, save_to=None, progress=True
             for number, (rows, columns) in enumerate(bar):
                 tile = kept.get(number)
                 if tile is None:
-                    memes = np.arange(columns.start, columns.stop)
-                    tile = score_tile(model, encoded, rows, memes, args.rerank_top)
-                    if val_alpha is not None and {"qi", "qc"} <= tile.keys():
-                        tile["fused_val_alpha"] = val_alpha * tile["qi"] + (1 - val_alpha) * tile["qc"]
+                    tile = score(rows, columns)
                     size = sum(scores.nbytes for scores in tile.values())
                     if turn == "observe" and kept_bytes + size <= KEPT_BYTES:
                         kept[number] = tile
                         kept_bytes += size
+                if best is not None:
+                    getattr(best, turn)(rows, columns, tile)
                 for name, scores in tile.items():
-                    counter = counters.setdefault(name, metrics.RankCounter(encoded.relevance))
+                    counter = counters.setdefault(name, metrics.RankCounter(relevance))
                     getattr(counter, turn)(rows, columns, scores)
                     if save_to is not None and turn == "observe" and name != "fused_val_alpha":
                         if name not in saved:
-                            saved[name] = _open_matrix(stack, save_to, name, encoded.relevance.shape)
+                            saved[name] = _open_matrix(stack, save_to, name, relevance.shape)
                         saved[name][rows, columns] = scores
         for matrix in saved.values():
             matrix.flush()
     if save_to is not None:
-        encoded.relevance.save(Path(save_to) / "relevance.npz")
+        relevance.save(Path(save_to) / "relevance.npz")
     return {name: counter.ranks() for name, counter in counters.items()}
 
 
@@ -217,9 +230,15 @@ def _grid_on_disk(model, encoded, args, qi, qc):
 
 
 @torch.no_grad()
-def alpha_summary(model, encoded):
-    """The learned α: {"mean", "min", "max"} over the split's queries, None where there is one branch only."""
+def alpha_of_queries(model, encoded):
+    """The weight of QI for each of the split's queries: (Q,) float64, (0,) where there is one branch only."""
+    queries = encoded.queries["sentence"]
     if model.fusion is None:
-        return None
-    alpha = model.fusion.alpha(encoded.queries["sentence"]).double()
-    return {"mean": alpha.mean().item(), "min": alpha.min().item(), "max": alpha.max().item()}
+        return np.zeros(0)
+    return model.fusion.alpha(queries).double().expand(len(queries), 1)[:, 0].cpu().numpy()
+
+
+def alpha_summary(model, encoded):
+    """α: {"mean", "min", "max"} over the split's queries, None where there is one branch only."""
+    alpha = alpha_of_queries(model, encoded)
+    return {"mean": alpha.mean().item(), "min": alpha.min().item(), "max": alpha.max().item()} if len(alpha) else None

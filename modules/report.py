@@ -4,7 +4,10 @@ from pathlib import Path
 
 import metrics
 from modules import checkpoint, distributed, run_record
-from modules.eval_loop import alpha_summary, encode_split, grid_alpha, rank_split, summarise
+from modules.eval_loop import alpha_of_queries, alpha_summary, encode_split, grid_alpha, rank_split, summarise
+from modules.query_record import BestMemes, QueryRecord
+from modules.tokenizer import Tokenizer
+from modules.train_loop import stages
 from util import write_json
 
 
@@ -31,18 +34,22 @@ def choose_alpha(args, model, data, device, logger, trainer):
 
 
 def score_test(args, model, data, device, val_alpha):
-    """Everything that is measured on the test split; None but in the first process."""
+    """Everything that is measured on the test split; None but in the first process. Writes test_queries.npz."""
     encoded = encode_split(model, data, args, device, distributed.is_main())
     if not distributed.is_main():
         return None
+    relevance = encoded.relevance
+    best = BestMemes(relevance)
     ranks = rank_split(
         model,
         encoded,
         args,
         val_alpha=val_alpha and val_alpha["alpha"],
+        best=best,
         save_to=args.output_dir if args.save_similarity else None,
     )
-    relevance = encoded.relevance
+    alpha, words = alpha_of_queries(model, encoded), word_weights(model, encoded, data)
+    QueryRecord.of(data.split, relevance, ranks, best, alpha, words).save(args.output_dir)
     return {
         "scores": summarise(ranks, relevance, args.seed),
         "random": {
@@ -56,9 +63,40 @@ def score_test(args, model, data, device, val_alpha):
     }
 
 
+def word_weights(model, encoded, data):
+    """WTI's weight of each word of each query: a list of (text, weight) per query, empty without `--interaction wti`.
+
+    The weights of a query add up to 1; a character that is cut into several tokens has the sum of theirs.
+    """
+    if getattr(model.image_similarity, "word_weights", None) is None:
+        return [[] for _ in range(len(data.queries))]
+    tokenizer, weights = Tokenizer(), encoded.queries["word_weight"].float().cpu().numpy()
+    words = []
+    for query in range(len(data.queries)):
+        start, of_query = 0, []
+        for text, tokens in tokenizer.pieces(data.queries[query].tolist()):
+            of_query.append((text, float(weights[query, start : start + tokens].sum())))
+            start += tokens
+        words.append(of_query)
+    return words
+
+
+def parameters(args, model, trainer):
+    """How many parameters the model has, and how many of them a stage of the training changes."""
+    trained = stages(args) if trainer is not None else []
+    own = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    changed = [
+        own[name]
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and any(stage.trains(name) for stage in trained)
+    ]
+    return {"all": sum(own.values()), "trained": sum(changed)}
+
+
 def write(args, model, counts, results, val_alpha, device, logger, trainer, seconds):
     """Print the table and write metrics.json."""
     record = {
+        "method": args.method,
         "command": run_record.command_line(),
         "seed": args.seed,
         "device": run_record.device_name(device),
@@ -69,16 +107,19 @@ def write(args, model, counts, results, val_alpha, device, logger, trainer, seco
         "alpha by a grid on val": val_alpha,
         "test": results,
         "counts": counts,
+        "parameters": parameters(args, model, trainer),
         "seconds": {
             "training": round(trainer.progress.seconds, 1) if trainer is not None else None,
+            "evaluation on val": round(trainer.progress.evaluating, 1) if trainer is not None else None,
             "all": round(seconds, 1),
         },
+        "records/s": round(trainer.progress.records_per_second, 2) if trainer is not None else None,
         "peak memory (MiB)": run_record.peak_memory_mb(device),
     }
     write_json(Path(args.output_dir) / "metrics.json", record)
     if trainer is not None:
         line = {"split": "test", **record["best epoch"], "alpha": results["alpha"], "scores": results["scores"]}
-        run_record.write_history(args, [*trainer.progress.history, line])
+        run_record.write_lines(args, "metrics.jsonl", [*trainer.progress.history, line])
     for line in table_lines(args, results, val_alpha):
         logger.info(line)
     logger.info(f"written to {Path(args.output_dir).resolve()}: {', '.join(run_record.written(args))}")

@@ -1,24 +1,34 @@
-"""What a run leaves in --output_dir: args.json, log.txt, metrics.jsonl, metrics.json and the checkpoints."""
+"""What a run leaves in --output_dir beside the checkpoints: args.json, run.json, log.txt, the curves, metrics.json."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import platform
 import resource
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
+from dataloaders.data_dataloaders import features_folder
+from dataloaders.data_version import data_version
 from modules.feature_store import TEMPORARY_PREFIX
+from modules.query_record import FILE_NAME as QUERY_RECORD
 from util import InputError, write_json, write_text
 
+SOURCES = ("main_task_retrieval.py", "metrics.py", "util.py", "dataloaders", "modules")  # what a result depends on
+AT_THE_START = {"args.json", "run.json", "log.txt"}
 WRITTEN = (
     "args.json",
+    "run.json",
     "log.txt",
+    "losses.jsonl",
     "metrics.jsonl",
+    QUERY_RECORD,
     "metrics.json",
     "checkpoint_last.pt",
     "checkpoint_best.pt",
@@ -45,7 +55,7 @@ def prepare_output_dir(args):
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(leftover)
     found = written(args)
-    if args.resume_model or not set(found) - {"args.json", "log.txt"}:  # these two alone: a start that failed
+    if args.resume_model or not set(found) - AT_THE_START:  # these alone: a start that failed
         return
     if args.do_eval and any(name.startswith("checkpoint") for name in found):
         raise InputError(f"--output_dir {folder} holds a training run: name another folder for the evaluation")
@@ -57,6 +67,7 @@ def prepare_output_dir(args):
         )
     for name in found:
         (folder / name).unlink()
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
 
 def written(args):
@@ -68,10 +79,36 @@ def write_args(args):
     write_json(Path(args.output_dir) / "args.json", vars(args))
 
 
-def write_history(args, history):
-    """metrics.jsonl: a line per evaluation."""
-    lines = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in history)
-    write_text(Path(args.output_dir) / "metrics.jsonl", lines)
+def write_run(args, csv_paths, splits):
+    """run.json: the command, and the versions of the code and of the data. csv_paths, splits: {split: ...}."""
+    record = {
+        "command": command_line(),
+        "code": code_version(),
+        "data": data_version(csv_paths, splits, features_folder(args)),
+    }
+    write_json(Path(args.output_dir) / "run.json", record)
+
+
+def code_version():
+    """{"version": SHA-256 of the sources that a result depends on, "commit": git's, or None outside a repository}."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for source in SOURCES:
+        path = root / source
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    git = ["git", "-C", str(root), "rev-parse", "--verify", "HEAD"]
+    try:
+        answer = subprocess.run(git, capture_output=True, text=True)
+    except OSError:  # no git on this machine
+        return {"version": digest.hexdigest(), "commit": None}
+    return {"version": digest.hexdigest(), "commit": answer.stdout.strip() if answer.returncode == 0 else None}
+
+
+def write_lines(args, name, lines):
+    """A .jsonl file: metrics.jsonl has a line per evaluation, losses.jsonl one per step that was displayed."""
+    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+    write_text(Path(args.output_dir) / name, text)
 
 
 def command_line():

@@ -1,5 +1,6 @@
 """CLIP's tokenizer: text -> byte-pair ids, equal to the published one for any text."""
 
+import contextlib
 import gzip
 import heapq
 import html
@@ -22,6 +23,7 @@ class Tokenizer:
         symbols, self._merges = read_vocabulary(VOCABULARY_FILE)
         self.vocab_size = len(symbols) + 2
         self.start_id, self.end_id = self.vocab_size - 2, self.vocab_size - 1
+        self._symbols = list(symbols)  # by id
         self._byte_ids = [symbols[character] for character in byte_characters()]
         self._last_byte_ids = [symbols[character + "</w>"] for character in byte_characters()]
         self._cache = {"<|startoftext|>": [self.start_id], "<|endoftext|>": [self.end_id]}
@@ -49,6 +51,30 @@ class Tokenizer:
         ids = self.encode(text)
         cut = max(0, len(ids) + 2 - max_tokens)
         return [self.start_id, *ids[: max_tokens - 2], self.end_id], cut
+
+    def pieces(self, ids):
+        """Token ids -> [(text, number of tokens)]: a text per token, or per group of tokens which share a character.
+
+        A text that ends a word ends with a space. Start and end token are "<start>" and "<end>"; what is left of a
+        character that was cut in two is "\ufffd".
+        """
+        value_of = {character: value for value, character in enumerate(byte_characters())}
+        pieces, pending, tokens = [], b"", 0
+        for number in ids:
+            if number in (self.start_id, self.end_id):
+                if pending:
+                    pieces.append(("\ufffd", tokens))
+                pieces.append(("<start>" if number == self.start_id else "<end>", 1))
+                pending, tokens = b"", 0
+                continue
+            symbol = self._symbols[number]
+            letters = symbol.removesuffix("</w>")
+            pending += bytes(value_of[letter] for letter in letters)
+            tokens += 1
+            with contextlib.suppress(UnicodeDecodeError):
+                pieces.append((pending.decode("utf-8") + (" " if letters != symbol else ""), tokens))
+                pending, tokens = b"", 0
+        return pieces if not pending else [*pieces, ("\ufffd", tokens)]
 
     def _encode_word(self, word):
         *head, last = word.encode("utf-8")

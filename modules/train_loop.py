@@ -15,6 +15,7 @@ from dataloaders.meme_records import fingerprint
 from modules import checkpoint, distributed, run_record
 from modules.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
 from modules.optimizer import make_optimizer, parameter_groups, set_learning_rate
+from modules.tensorboard_curves import TensorBoardCurves
 from modules.training_step import SCORES, TrainingStep
 from util import InputError, set_seed
 
@@ -56,6 +57,9 @@ def stages(args):
     return [Stage("qi", (0.0, 1.0, 0.0), "qi"), Stage("qc", (0.0, 0.0, 1.0), "qc", only=QC_PARTS)]
 
 
+OF_THE_RUN = ("displayed", "history", "seconds", "evaluating", "records")
+
+
 @dataclasses.dataclass
 class Progress:
     """Where a run stands; all of it is in checkpoint_last.pt."""
@@ -66,8 +70,15 @@ class Progress:
     best_score: float = float("-inf")
     best_epoch: int = -1
     losses: dict = dataclasses.field(default_factory=dict)  # of the last step that was displayed
-    history: list = dataclasses.field(default_factory=list)
+    displayed: list = dataclasses.field(default_factory=list)  # the lines of losses.jsonl
+    history: list = dataclasses.field(default_factory=list)  # the lines of metrics.jsonl
     seconds: float = 0.0  # of training, evaluations on val included
+    evaluating: float = 0.0  # of these, of the evaluations
+    records: int = 0  # that were trained on, each as often as it was
+
+    @property
+    def records_per_second(self):
+        return self.records / max(self.seconds - self.evaluating, 1e-9)
 
 
 class Trainer:
@@ -82,6 +93,9 @@ class Trainer:
         self.progress = Progress()
         self.best = None  # stage, epoch and val metric of the weights that load_best took
         self.pending = None  # the optimiser's part of a checkpoint, until its stage is set up
+        self.tensorboard = None
+        if args.tensorboard and distributed.is_main():
+            self.tensorboard = TensorBoardCurves(self.folder / "tensorboard")
 
     @property
     def record_keys(self):
@@ -100,6 +114,11 @@ class Trainer:
             )
         self.progress = Progress(**state["progress"])
         self.pending = state
+        if self.tensorboard is not None:
+            for line in self.progress.displayed:
+                self.tensorboard.add_losses(line)
+            for line in self.progress.history:
+                self.tensorboard.add_evaluation(line)
 
     def run_stage(self, index, stage):
         """Train the stage from where the progress stands. True when it had parameters to train."""
@@ -155,6 +174,7 @@ class Trainer:
                 set_learning_rate(optimizer, progress.step, total_steps, args.warmup_proportion)
                 losses = self._step(parallel, optimizer, scaler, batches)
                 progress.step += 1
+                progress.records += args.batch_size
                 progress.seconds = seconds_before + time.monotonic() - started
                 bar.update()
                 ends_epoch = progress.step % self.plan.steps_per_epoch == 0
@@ -216,17 +236,36 @@ class Trainer:
         return losses
 
     def _display(self, bar, stage, total_steps, losses, optimizer, rate):
+        """A line in the log and in losses.jsonl."""
         fusion = self.model.fusion
         alpha = {"alpha": torch.sigmoid(fusion.theta).item()} if fusion is not None and fusion.kind == "learned" else {}
         self.progress.losses = {name: round(value, 6) for name, value in losses.items()}
         bar.set_postfix({"loss": f"{losses['total']:.3f}"})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in {**losses, **alpha}.items())
         rates = {group["name"].split()[0]: group["lr"] for group in optimizer.param_groups}
+        self._keep_displayed(stage, alpha.get("alpha"), rates, rate)
         rates = ", ".join(f"{name} {value:.1e}" for name, value in rates.items())
         with tqdm.external_write_mode():
             self.logger.info(
                 f"{stage.name} step {self.progress.step}/{total_steps}  {shown}  lr {rates}  {rate:.1f} records/s"
             )
+
+    def _keep_displayed(self, stage, alpha, rates, rate):
+        progress = self.progress
+        line = {
+            "stage": stage.name,
+            "epoch": round(progress.step / self.plan.steps_per_epoch, 4),
+            "step": progress.step,
+            "losses": progress.losses,
+            "alpha": alpha,
+            "lr": rates,
+            "records/s": round(rate, 2),
+        }
+        progress.displayed.append(line)
+        if distributed.is_main():
+            run_record.write_lines(self.args, "losses.jsonl", progress.displayed)
+        if self.tensorboard is not None:
+            self.tensorboard.add_losses(line)
 
     def _evaluate_if_due(self, stage):
         """Evaluate val where an epoch has ended since the last evaluation; keep the best model."""
@@ -250,7 +289,9 @@ class Trainer:
                 "scores": result,
             }
             progress.history.append(line)
-            run_record.write_history(self.args, progress.history)
+            run_record.write_lines(self.args, "metrics.jsonl", progress.history)
+            if self.tensorboard is not None:
+                self.tensorboard.add_evaluation(line)
             better = score > progress.best_score
             if better:
                 progress.best_score, progress.best_epoch = score, epoch
@@ -267,6 +308,7 @@ class Trainer:
                     f"{'  (best so far)' if better else ''}  {time.monotonic() - started:.1f} s"
                 )
         progress.evaluated = epoch
+        progress.evaluating += time.monotonic() - started
         self._save_last()
 
     def _save_progress(self, index, optimizer, scaler):
@@ -287,10 +329,9 @@ class Trainer:
         )
 
     def next_stage(self):
-        """Begin the next stage's progress; the history goes on."""
-        self.progress = Progress(
-            stage=self.progress.stage + 1, history=self.progress.history, seconds=self.progress.seconds
-        )
+        """Begin the next stage's progress; what belongs to the run goes on."""
+        run = {name: getattr(self.progress, name) for name in OF_THE_RUN}
+        self.progress = Progress(stage=self.progress.stage + 1, **run)
 
     def load_best(self):
         """The best checkpoint's weights into the model of every process; the first one alone has the file."""

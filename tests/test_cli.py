@@ -61,7 +61,7 @@ def test_help_explains_every_flag_and_needs_nothing_heavy():
     [
         (["--output_dir", "x"], "one of --do_train and --do_eval"),
         ([*TRAIN, "--do_eval"], "one of --do_train and --do_eval"),
-        (["--do_eval", "--output_dir", "x"], "--do_eval needs --init_model"),
+        (["--do_eval", "--output_dir", "x", "--method", "ief"], "--do_eval needs its checkpoint"),
         (["--do_eval", "--init_model", "m.pt", "--output_dir", "x", "--lr", "1"], "--lr has no effect with --do_eval"),
         ([*TRAIN, "--init_model", "a", "--resume_model", "b"], "exclude each other"),
         ([*TRAIN, "--resume_model", "b", "--overwrite"], "--overwrite would delete"),

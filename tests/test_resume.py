@@ -191,14 +191,23 @@ def results(place):
     return run_chains(chains, place.folder)
 
 
+def losses(folder):
+    """The lines of losses.jsonl without the speed."""
+    lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "records/s"} for line in lines]
+
+
 def assert_same_end(folder, reference):
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in reference.iterdir())
     assert (folder / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
+    assert (folder / "test_queries.npz").read_bytes() == (reference / "test_queries.npz").read_bytes()
+    assert losses(folder) == losses(reference)
     assert comparable(read_json(folder / "metrics.json")) == comparable(read_json(reference / "metrics.json"))
     for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
         states = [checkpoint.load(path / name) for path in (folder, reference)]
         for state in states:
-            state.get("progress", {}).pop("seconds", None)
+            for kind in ("seconds", "evaluating", "displayed"):
+                state.get("progress", {}).pop(kind, None)
             for flag in ("resume_model", "output_dir", "image_cache_gb", "num_thread_reader"):
                 del state["arguments"][flag]
         for key in states[1]:

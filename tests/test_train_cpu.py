@@ -96,6 +96,7 @@ def test_evaluating_the_best_checkpoint_gives_the_same_numbers(trained, place, n
     assert code == 0, printed
     own, again = (comparable(read_json(path / "metrics.json")) for path in (folder, place.folder / output))
     assert own.pop("best epoch") is not None and again.pop("best epoch") is None
+    assert own.pop("parameters")["all"] == again.pop("parameters")["all"]
     del own["counts"]["train"]
     assert own == again
     for matrix in folder.glob("*.np?"):
@@ -277,8 +278,8 @@ def test_what_the_folder_of_a_run_holds(trained, place):
     folder = trained("joint")
     names = {path.name for path in folder.iterdir()} - {"again.json"}
     assert names == {
-        *("args.json", "log.txt", "metrics.jsonl", "metrics.json", "checkpoint_last.pt", "checkpoint_best.pt"),
-        *("qi.npy", "qc.npy", "fused.npy", "relevance.npz"),
+        *("args.json", "run.json", "log.txt", "losses.jsonl", "metrics.jsonl", "metrics.json", "test_queries.npz"),
+        *("checkpoint_last.pt", "checkpoint_best.pt", "qi.npy", "qc.npy", "fused.npy", "relevance.npz"),
     }
     arguments = read_json(folder / "args.json")
     assert (arguments["coef_lr"], arguments["lr"], arguments["epochs"]) == (1.0, 1e-3, 2)
@@ -294,6 +295,84 @@ def test_what_the_folder_of_a_run_holds(trained, place):
     assert len(history(folder)) == 2
     [last] = history(folder, "test")
     assert last["scores"] == record["test"]["scores"] and last["alpha"] == record["alpha"]
+    state = checkpoint.load(folder / "checkpoint_best.pt")["model"]
+    assert record["parameters"]["all"] == record["parameters"]["trained"]
+    assert record["parameters"]["all"] == sum(t.numel() for n, t in state.items() if n != "emotion_vectors.rows")
+
+
+def test_the_displayed_steps_are_kept(trained, place):
+    """losses.jsonl has the numbers of the log, and 96 records trained in the time that was not spent on val."""
+    folder = trained("joint, displayed", "--n_display", "2")
+    lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert [line["epoch"] for line in lines] == [0.3333, 0.6667, 1.0, 1.3333, 1.6667, 2.0]
+    log = (folder / "log.txt").read_text(encoding="utf-8")
+    for line in lines:
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in line["losses"].items())
+        assert f"joint step {line['step']}/12  {shown}  alpha {line['alpha']:.4f}" in log
+    record = read_json(folder / "metrics.json")
+    stepping = record["seconds"]["training"] - record["seconds"]["evaluation on val"]
+    assert record["records/s"] == pytest.approx(96 / stepping, rel=0.3)
+
+
+def test_a_frozen_or_staged_part_is_not_counted_as_trained(trained):
+    staged = read_json(trained("staged") / "metrics.json")["parameters"]
+    assert staged["all"] - staged["trained"] == 1  # θ, which a grid chooses
+    qc = read_json(trained("qc", *SETTINGS["qc"]) / "metrics.json")["parameters"]
+    assert qc["all"] == qc["trained"]
+
+
+def test_tensorboard_has_the_curves_of_a_resumed_run_too(trained, place):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = trained("curves", "--tensorboard", "--n_display", "2", "--epochs", "2")
+    for _ in range(2):  # the second time after resuming at its end
+        events = EventAccumulator(str(folder / "tensorboard"))
+        events.Reload()
+        lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
+        for tag, values in {
+            "joint/loss/total": [line["losses"]["total"] for line in lines],
+            "joint/alpha": [line["alpha"] for line in lines],
+            "joint/val fused/mAP": [
+                line["scores"]["fused"]["query_to_meme"]["metrics"]["mAP"] for line in history(folder)
+            ],
+        }.items():
+            assert [event.value for event in events.Scalars(tag)] == pytest.approx(values)
+        argv = place.flags("curves", "--tensorboard", "--n_display", "2", "--epochs", "2", "--save_similarity")
+        code, printed = run([*argv, "--resume_model", str(folder / "checkpoint_last.pt")])
+        assert code == 0, printed
+
+
+def test_clip_is_evaluated_as_it_is_loaded(place):
+    """The zero-shot method's scores: cosines of CLIP's own two features, without this program's evaluation."""
+    from dataloaders.meme_dataset import MemeDataset, collate
+    from tests.community import prepared
+
+    flags = place.eval_flags("zero-shot", "unused", "--method", "zero_shot_clip", "--save_similarity")
+    at = flags.index("--init_model")
+    flags = [*flags[:at], *flags[at + 2 :], "--pretrained_clip_name", str(place.clip), "--max_frames", "1"]
+    code, printed = run(flags)
+    assert code == 0, printed
+    folder = place.folder / "zero-shot"
+    record = read_json(folder / "metrics.json")
+    assert record["method"] == "zero_shot_clip" and record["best epoch"] is None
+    assert record["parameters"]["trained"] == 0 and not list(folder.glob("*.pt"))
+    _, data, model = prepared([*place.flags("unused"), "--max_frames", "1"])
+    model.clip.load_state_dict(torch.load(place.clip, weights_only=True))
+    with torch.no_grad():
+        memes = collate([MemeDataset(data["test"])[i] for i in range(len(data["test"].split.memes))])
+        image = model.clip.visual(model.normalise(memes["pixels"], torch.float32), None, None, None)[:, 0]
+        ids = [torch.from_numpy(data["test"].queries[i][None].astype(np.int64)) for i in range(8)]
+        text = torch.stack([model.clip.encode_text(row)[0, -1] for row in ids])
+        cosines = torch.nn.functional.normalize(text, dim=1) @ torch.nn.functional.normalize(image, dim=1).T
+    np.testing.assert_allclose(np.load(folder / "qi.npy"), cosines, atol=1e-5)
+
+
+def test_parts_that_nothing_has_trained_are_not_evaluated(place):
+    flags = ["--do_eval", "--data_path", str(place.data), "--output_dir", str(place.folder / "untrained")]
+    code, printed = run([*flags, "--pretrained_clip_name", str(place.clip)])
+    assert code == 2
+    assert "parts that nothing has trained (aggregator, caption_attention, caption_pooling" in printed
 
 
 def test_the_default_rate_of_loaded_weights_is_a_thousandth(place):

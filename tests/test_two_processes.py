@@ -118,6 +118,7 @@ def take_steps(args, data, model, dtype):
         patch.setattr(train_loop, "make_optimizer", make_optimizer)
         patch.setattr(train_loop, "to_device", to_device)
         patch.setattr(trainer, "_save_progress", lambda *_: None)
+        patch.setattr(trainer, "_keep_displayed", lambda *_: None)
         patch.setattr(trainer, "_evaluate_if_due", lambda *_: None)
         try:
             trainer.run_stage(0, train_loop.stages(args)[-1])

@@ -1,0 +1,164 @@
+"""What a run keeps of each test query, in test_queries.npz: ranks, best memes, α, the words' weights.
+
+Tables and reports are made from it alone: they need neither the model nor the matrices. Q queries, M memes, P relevant
+pairs, K best memes of a query.
+"""
+
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+import metrics
+from util import InputError, replaced_atomically
+
+FILE_NAME = "test_queries.npz"
+BEST_KEPT = 10
+
+
+@dataclasses.dataclass
+class QueryRecord:
+    """topic_ids (Q,), image_ids (M,): str. ranks: {score: (P,)}, 1-based, query to meme, in the order of `relevance`'s
+    pairs. best_meme: (Q, K) indices of the first K memes by the fused score, in order; best_scores and best_ranks:
+    {score: (Q, K)} of these memes. alpha: (Q,) weight of QI, or (0,) with one branch. words: a list per query of
+    (text, weight in QI), empty but with `--interaction wti`.
+    """
+
+    topic_ids: np.ndarray
+    image_ids: np.ndarray
+    relevance: metrics.Relevance
+    ranks: dict
+    best_meme: np.ndarray
+    best_scores: dict
+    best_ranks: dict
+    alpha: np.ndarray
+    words: list
+
+    @classmethod
+    def of(cls, split, relevance, ranks, best, alpha=(), words=()):
+        """From a Split, {score: (query->meme ranks, meme->query ranks)} and the filled BestMemes of its test."""
+        by_query = {score: both[0] for score, both in ranks.items()}
+        return cls(
+            topic_ids=np.array(split.topic_ids, dtype=np.str_),
+            image_ids=np.array([meme.image_id for meme in split.memes], dtype=np.str_),
+            relevance=relevance,
+            ranks=by_query,
+            best_meme=best.meme,
+            best_scores=best.scores,
+            best_ranks=best.ranks(by_query),
+            alpha=np.asarray(alpha, dtype=np.float64),
+            words=list(words) or [[] for _ in split.topic_ids],
+        )
+
+    def values(self, score="fused"):
+        """(metrics.METRICS, (Q', 17) values per query) as metrics.per_query_metrics gives them."""
+        return metrics.per_query_metrics(self.ranks[score], self.relevance.query, *self.relevance.shape)
+
+    def save(self, folder):
+        """Write test_queries.npz into the run's folder, atomically."""
+        pieces = [piece for words in self.words for piece in words]
+        arrays = {
+            "topic_ids": np.asarray(self.topic_ids, dtype=np.str_),
+            "image_ids": np.asarray(self.image_ids, dtype=np.str_),
+            "query": self.relevance.query,
+            "meme": self.relevance.meme,
+            "best_meme": self.best_meme,
+            "alpha": np.asarray(self.alpha, dtype=np.float64),
+            "word_text": np.array([text for text, _ in pieces], dtype=np.str_),
+            "word_weight": np.array([weight for _, weight in pieces], dtype=np.float32),
+            "words_of_query": np.array([len(words) for words in self.words], dtype=np.int64),
+        }
+        for kind in ("ranks", "best_scores", "best_ranks"):
+            arrays |= {f"{kind}.{score}": array for score, array in getattr(self, kind).items()}
+        with replaced_atomically(Path(folder) / FILE_NAME) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, folder):
+        """Read the file of a run's folder; InputError where it is missing or damaged."""
+        path = Path(folder) / FILE_NAME
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; a finished run of this version writes it")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            return cls._from_arrays(arrays)
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
+
+    @classmethod
+    def _from_arrays(cls, arrays):
+        topic_ids, image_ids = arrays["topic_ids"], arrays["image_ids"]
+        parts = {
+            kind: {
+                name.removeprefix(f"{kind}."): array for name, array in arrays.items() if name.startswith(f"{kind}.")
+            }
+            for kind in ("ranks", "best_scores", "best_ranks")
+        }
+        pieces = list(zip(arrays["word_text"].tolist(), arrays["word_weight"].tolist(), strict=True))
+        ends = np.cumsum(arrays["words_of_query"]).tolist()
+        words = [pieces[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return cls(
+            topic_ids=topic_ids,
+            image_ids=image_ids,
+            relevance=metrics.Relevance(arrays["query"], arrays["meme"], (len(topic_ids), len(image_ids))),
+            best_meme=arrays["best_meme"],
+            alpha=arrays["alpha"],
+            words=words,
+            **parts,
+        )
+
+
+class BestMemes:
+    """Each query's best memes by the fused score, found while the tiles of a split pass twice (eval_loop.rank_tiles).
+
+    The order is that of metrics.py: in a tie memes that are not relevant come first.
+    """
+
+    def __init__(self, relevance, kept=BEST_KEPT):
+        self.relevance = relevance
+        queries, memes = relevance.shape
+        self.kept = min(kept, memes)
+        self.meme = np.full((queries, self.kept), -1, np.int64)
+        self.order = np.full((queries, self.kept), -np.inf)  # the fused score; a relevant meme's is a hair lower
+        self.scores = {}
+        self.above = {}
+
+    def observe(self, rows, columns, tile):
+        """First pass. tile: {score: (R, C)}, `fused` among them."""
+        order = tile["fused"].astype(np.float64)
+        first, last = np.searchsorted(self.relevance.query, (rows.start, rows.stop))
+        query, meme = self.relevance.query[first:last], self.relevance.meme[first:last]
+        inside = (meme >= columns.start) & (meme < columns.stop)
+        place = query[inside] - rows.start, meme[inside] - columns.start
+        order[place] = np.nextafter(order[place], -np.inf)
+        some = min(self.kept, order.shape[1])
+        candidates = np.argpartition(-order, some - 1, axis=1)[:, :some]
+        all_order = np.hstack([self.order[rows], np.take_along_axis(order, candidates, axis=1)])
+        chosen = np.argsort(-all_order, axis=1, kind="stable")[:, : self.kept]
+
+        def merge(kept, new):
+            return np.take_along_axis(np.hstack([kept, new]), chosen, axis=1)
+
+        self.order[rows] = np.take_along_axis(all_order, chosen, axis=1)
+        self.meme[rows] = merge(self.meme[rows], candidates + columns.start)
+        for name, scores in tile.items():
+            kept = self.scores.setdefault(name, np.full(self.meme.shape, -np.inf, np.float32))
+            kept[rows] = merge(kept[rows], np.take_along_axis(scores, candidates, axis=1))
+
+    def count(self, rows, columns, tile):
+        """Second pass: how many memes score higher than each of the best ones."""
+        for name, scores in tile.items():
+            above = self.above.setdefault(name, np.zeros(self.meme.shape, np.int64))
+            for slot in range(self.kept):
+                above[rows, slot] += np.count_nonzero(scores > self.scores[name][rows, slot, None], axis=1)
+
+    def ranks(self, pair_ranks):
+        """{score: (Q, K)}; relevant memes have their strict rank, of `pair_ranks` {score: (P,)}."""
+        memes = self.relevance.shape[1]
+        pairs = self.relevance.query * memes + self.relevance.meme
+        wanted = np.arange(len(self.meme))[:, None] * memes + self.meme
+        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        relevant = pairs[place] == wanted
+        return {name: np.where(relevant, pair_ranks[name][place], above + 1) for name, above in self.above.items()}
