@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -72,5 +71,5 @@ def test_a_change_of_the_code_shows(tmp_path, monkeypatch):
     assert version == {"version": version["version"], "commit": None}  # the copy is no repository
     (tmp_path / "modules" / "notes.txt").write_text("not code")
     assert run_record.code_version() == version
-    Path(tmp_path / "dataloaders" / "cells.py").open("a").write("\n# changed\n")
+    spoil(tmp_path / "dataloaders" / "cells.py")
     assert run_record.code_version()["version"] != version["version"]
