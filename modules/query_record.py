@@ -6,6 +6,7 @@ pairs, K best memes of a query.
 
 import dataclasses
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import metrics
 from util import InputError, replaced_atomically
 
 FILE_NAME = "test_queries.npz"
+UNREADABLE = (ValueError, KeyError, OSError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile)
 BEST_KEPT = 10
 
 
@@ -84,7 +86,7 @@ class QueryRecord:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             return cls._from_arrays(arrays)
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path}: cannot be read: {error}") from None
 
     @classmethod

@@ -157,3 +157,21 @@ def test_a_record_that_cannot_be_read_is_named(finished, tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(InputError, match="test_queries.npz"):
         QueryRecord.load(tmp_path)
+
+
+def test_a_record_with_a_flipped_bit_is_named_or_still_whole(finished, tmp_path):
+    """Wherever the bit is: in a header, in compressed data, in a name. What zip's checksum lets pass is unchanged."""
+    folder, _ = finished
+    content, whole = (folder / "test_queries.npz").read_bytes(), QueryRecord.load(folder)
+    refused = 0
+    for place in range(0, len(content), max(1, len(content) // 300)):
+        flipped = bytearray(content)
+        flipped[place] ^= 0x41
+        (tmp_path / "test_queries.npz").write_bytes(flipped)
+        try:
+            read = QueryRecord.load(tmp_path)
+        except InputError:
+            refused += 1
+        else:
+            assert read.words == whole.words and (read.best_meme == whole.best_meme).all()
+    assert refused > 200

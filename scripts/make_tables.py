@@ -1,0 +1,123 @@
+"""Tables of results from the records of runs alone: Markdown, LaTeX (booktabs) and CSV.
+
+python -m scripts.make_tables RUNS --out DIR
+
+RUNS/<community>/<method>/seed_<n>/ are runs, as scripts.reproduce lays them out. The folder --out gets tables.md, and
+of each of the tables main, ablation, weights and cost a .tex and a .csv file; significance.csv has every comparison.
+Numbers are of the test split, mean and standard deviation over seeds; nothing is chosen on it. What was not run is a
+row that says so.
+
+Exit code: 0; 1 for runs that cannot be used or compared, 2 for wrong flags, 130 after Ctrl-C.
+"""
+
+import argparse
+from pathlib import Path
+
+from dataloaders.communities import COMMUNITIES
+from modules.methods import METHODS
+from util import InputError, ending_clearly, write_text
+
+BASELINE = "clip4clip_meanp"
+TESTED = ("mAP", "R@1")
+BENCHMARK = [slug for slug in COMMUNITIES if slug not in ("demo", "custom")]
+SHOWN = ("method", "R@1", "R@5", "R@10", "MdR", "mAP")
+
+
+def to_arguments(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.make_tables",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("runs", type=Path, metavar="RUNS", help="folder with <community>/<method>/seed_<n>/")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the tables; made if it is not there")
+    add("--communities", nargs="+", metavar="NAME",
+        help="default: all that have runs, and the benchmark's six")  # fmt: skip
+    add("--methods", nargs="+", metavar="NAME", help="of modules/methods.py; default: all that have runs")
+    add("--seeds", nargs="+", type=int, metavar="N", help="default: all that there are")
+    add("--baseline", metavar="NAME",
+        help=f"the method that the others are tested against (default: {BASELINE})")  # fmt: skip
+    add("--tested", nargs="+", default=list(TESTED), metavar="METRIC",
+        help=f"in which metrics (default: {' '.join(TESTED)})")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def make_tables(runs, out, communities=None, methods=None, seeds=None, baseline=None, tested=TESTED, absent=None):
+    """Write all tables of the runs below the folder `runs` into the folder `out`.
+
+    communities, methods, seeds: names and numbers; None: all that have runs. baseline: a method of the main table, by
+    default `clip4clip_meanp`. absent: {community: why it has no runs}, a row each. Prints the main
+    table. InputError: a record is damaged, runs of a community have different test splits, or there are no runs.
+    """
+    from scripts.tables import csv_files, latex, markdown, records, results
+    from scripts.tables.runs import read_communities
+
+    tested = list(dict.fromkeys(tested))
+    check_tested(tested)
+    check_baseline(baseline)
+    found, unknown = read_communities(runs, communities, methods, seeds, absent)
+    if unknown:
+        print(f"left out, as modules/methods.py has no such method: {', '.join(unknown)}")
+    baseline = baseline or BASELINE
+    main_tests = results.main_comparisons(found, baseline, tested)
+    ablation_tests = results.ablation_comparisons(found)
+    present = [community for community in found if not community.absent]  # the main table alone names the others
+    tables = [
+        results.main_table(found, baseline, tested, main_tests),
+        results.ablation_table(present, ablation_tests),
+        records.weights_table(present),
+        records.cost_table(present),
+    ]
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "tables.md", markdown.page(tables))
+    for table in tables:
+        write_text(out / f"{table.name}.tex", latex.document(table))
+    main_rows = csv_files.result_rows(found, results.main_names, main_tests, with_random=True)
+    ablation_rows = csv_files.result_rows(found, results.ablation_names, ablation_tests)
+    files = {
+        "main.csv": (csv_files.RESULT_COLUMNS, main_rows),
+        "ablation.csv": (csv_files.RESULT_COLUMNS, ablation_rows),
+        "weights.csv": (csv_files.WEIGHT_COLUMNS, csv_files.weight_rows(found)),
+        "cost.csv": (csv_files.COST_COLUMNS, csv_files.cost_rows(found)),
+        "significance.csv": (
+            csv_files.SIGNIFICANCE_COLUMNS,
+            csv_files.significance_rows(main_tests, ablation_tests),
+        ),
+    }
+    for name, (columns, rows) in files.items():
+        csv_files.write(out / name, columns, rows)
+    for line in markdown.terminal(tables[0], SHOWN):
+        print(line)
+    print(f"\nwritten to {out}: tables.md, {', '.join(f'{table.name}.tex' for table in tables)}, {', '.join(files)}")
+
+
+def check_tested(tested):
+    from metrics import METRICS
+
+    for name in tested:
+        if name not in METRICS or name == "MdR":
+            possible = ", ".join(metric for metric in METRICS if metric != "MdR")
+            why = ", a median: the tests are of means" if name == "MdR" else ""
+            raise InputError(f"--tested: found {name}{why}, expected some of {possible}")
+
+
+def check_baseline(name):
+    """InputError where it is no method of the main table."""
+    possible = [method.name for method in METHODS.values() if method.group != "ablation"]
+    if name is not None and name not in possible:
+        raise InputError(f"--baseline: found {name}, expected a method of the main table: {', '.join(possible)}")
+
+
+def main(argv=None):
+    args = to_arguments(argv)
+    with ending_clearly("stopped"):
+        from scripts.tables.runs import NO_RUNS
+
+        absent = dict.fromkeys(BENCHMARK, NO_RUNS) if args.communities is None else None
+        make_tables(**vars(args), absent=absent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The table of the learned weights of QI and QC, and that of the costs."""
+
+from scripts.tables import notes
+from scripts.tables.measures import spread
+from scripts.tables.table import Cell, Row, Section, Table, listed, number_cell
+
+SET_BY = {"learned": "learned", "query": "learned, per query", "fixed": "fixed"}
+COST_COLUMNS = {  # heading: (name of runs.COSTS, decimals, unit)
+    "training, s": ("training_seconds", 1, 1),
+    "of it val, s": ("val_seconds", 1, 1),
+    "records/s": ("records_per_second", 1, 1),
+    "memory, MiB": ("peak_host_mib", 0, 1),
+    "GPU memory, MiB": ("peak_device_mib", 0, 1),
+    "parameters, M": ("parameters", 2, 1e6),
+    "trained, M": ("trained_parameters", 2, 1e6),
+}
+
+
+def set_by(run):
+    """How a run's α was set."""
+    fusion = run.settings.get("fusion")
+    if fusion == "learned" and run.settings.get("co_train") == "staged":
+        return "staged: chosen on val"
+    return SET_BY.get(fusion, str(fusion))
+
+
+def best_epochs(runs):
+    """The best epoch on val of each run, with the stage where training has several."""
+    epochs = []
+    for run in runs:
+        staged = run.settings.get("co_train") == "staged"
+        epochs.append("–" if run.best is None else f"{run.best['stage'] + ' ' if staged else ''}{run.best['epoch']}")
+    return listed(epochs) if set(epochs) != {"–"} else "–"
+
+
+def several(values):
+    """The different ones of a list, joined."""
+    return " / ".join(dict.fromkeys(map(str, values)))
+
+
+def two_branches(entry):
+    """Whether a method has both QI and QC: by its runs, else by its flags."""
+    if entry.runs:
+        return any(run.alpha is not None for run in entry.runs)
+    return entry.method.group != "reference" and "--branches" not in entry.method.flags
+
+
+def weights_table(communities):
+    sections, absent = [], []
+    for community in communities:
+        entries = [entry for entry in community.methods.values() if two_branches(entry)]
+        if not entries:
+            absent.append((community.title, "no method with two branches was run"))
+            continue
+        remarks = list(notes.of_community(community, [entry.method.name for entry in entries]))
+        sections.append(Section(community.slug, community.title, list(map(weights_row, entries)), remarks))
+    columns = ["method", "α is", "α", "over queries", "α, grid on val", "its mAP on val", "best epoch"]
+    remarks = [
+        notes.selection(communities),
+        "Score = α QI + (1 − α) QC. α: mean ± standard deviation (n - 1) over seeds; of a network that gives one per "
+        "query, of the means over the test queries, and the least to the greatest α of a query in any run.",
+        "Grid on val: the α among 0, 0.01, ..., 1 with the best mAP on val; only a staged run takes it as its own.",
+        "Best epoch on val, by seed; of a staged run with its last stage.",
+    ]
+    return Table("weights", "Weights of QI and QC", columns, 2, sections, absent, remarks)
+
+
+def weights_row(entry):
+    title = Cell(entry.title)
+    if entry.missing:
+        return Row([title], entry.missing)
+    alphas = [run.alpha for run in entry.runs if run.alpha is not None]
+    grids = [run.grid for run in entry.runs if run.grid is not None]
+    per_query = any(run.settings.get("fusion") == "query" for run in entry.runs)
+    low, high = min(alpha["min"] for alpha in alphas), max(alpha["max"] for alpha in alphas)
+    return Row(
+        [
+            title,
+            Cell(several(map(set_by, entry.runs))),
+            number_cell(spread([alpha["mean"] for alpha in alphas]), 3),
+            Cell(f"{low:.3f} – {high:.3f}" if per_query else "–"),
+            number_cell(spread([grid["alpha"] for grid in grids]), 2),
+            number_cell(spread([grid["val_mAP"] for grid in grids]), 2),
+            Cell(best_epochs(entry.runs)),
+        ]
+    )
+
+
+def cost_table(communities):
+    sections = []
+    for community in communities:
+        remarks = list(notes.of_community(community))
+        rows = list(map(cost_row, community.methods.values()))
+        sections.append(Section(community.slug, community.title, rows, remarks))
+    remarks = [
+        "Means over the seeds. Training includes the evaluations on val after each epoch; records/s, of training, does "
+        "not. Seconds are of whatever else the machine did meanwhile.",
+        "Memory: the peak of the first process, and on its GPU where there is one. Parameters in millions; trained: "
+        "those that a stage of the training changes.",
+        "Best epoch on val, by seed, of which the other tables' numbers are; of a staged run with its last stage.",
+    ]
+    columns = ["method", "device", "processes", *COST_COLUMNS, "best epoch"]
+    return Table("cost", "Costs", columns, 2, sections, [], remarks)
+
+
+def cost_row(entry):
+    title = Cell(entry.title)
+    if entry.missing:
+        return Row([title], entry.missing)
+    cells = []
+    for name, digits, unit in COST_COLUMNS.values():
+        cell = number_cell(spread([run.costs[name] for run in entry.runs]), digits, unit)
+        cells.append(Cell(cell.text))
+    devices, processes = (several(getattr(run, name) for run in entry.runs) for name in ("device", "processes"))
+    return Row([title, Cell(devices), Cell(processes), *cells, Cell(best_epochs(entry.runs))])

@@ -1,0 +1,166 @@
+"""The main table and the ablation table: metrics of the test split, and what differs significantly."""
+
+from modules.methods import METHODS
+from scripts.tables import notes
+from scripts.tables.measures import LEVEL, Spread, compare, metric_spread
+from scripts.tables.table import MARKS, Cell, Row, Section, Table, decimals, number_cell, places
+
+MAIN_GROUPS = ("reference", "main")
+MAIN_COLUMNS = ("R@1", "R@5", "R@10", "R@20", "R@50", "P@10", "P@20", "P@50", "MdR", "MnR", "mAP")
+ABLATION_COLUMNS = ("R@1", "R@5", "R@10", "mAP")
+FULL, GAIN_METRIC = "ief", "mAP"
+MEANING = (
+    "In %, but the ranks MdR and MnR, where lower is better. Mean ± standard deviation (n - 1) over seeds; no ± where "
+    "there is one run, as of a method that is not trained."
+)
+EPOCHS = "The epochs of the runs are in the table of costs."
+
+
+def main_names(community):
+    return [name for name, entry in community.methods.items() if entry.method.group in MAIN_GROUPS]
+
+
+def ablation_names(community):
+    """The full model, if it is there, and the ablations; empty where there are none."""
+    ablations = [name for name, entry in community.methods.items() if entry.method.group == "ablation"]
+    return [FULL, *ablations] if ablations and FULL in community.methods else ablations
+
+
+def main_comparisons(communities, baseline, tested):
+    """{(community, method, metric): Comparison} of the main table; empty where the baseline has no runs."""
+    return compare("main", pairs(communities, baseline, main_names), tested)
+
+
+def ablation_comparisons(communities):
+    """{(community, method, metric): Comparison} of the ablation table: mAP against the full model."""
+    return compare("ablation", pairs(communities, FULL, ablation_names), (GAIN_METRIC,))
+
+
+def pairs(communities, baseline, names):
+    found = []
+    for community in communities:
+        base = community.methods.get(baseline)
+        if base is not None and base.runs:
+            entries = [community.methods[name] for name in names(community) if name != baseline]
+            found += [(community.slug, entry, base) for entry in entries if entry.runs]
+    return found
+
+
+def main_table(communities, baseline, tested, comparisons):
+    sections, absent = [], []
+    for community in communities:
+        if community.absent or not main_names(community):
+            absent.append((community.title, community.absent or "no method of the main table was run"))
+            continue
+        remarks = list(notes.of_community(community, main_names(community)))
+        base = community.methods.get(baseline)
+        if comparisons and (base is None or not base.runs):
+            remarks.append(f"No significance test here: {METHODS[baseline].title} has no finished run.")
+        sections.append(Section(community.slug, community.title, main_rows(community, comparisons), remarks))
+    title = METHODS[baseline].title
+    alone = any(community.methods[baseline].runs for community in communities if baseline in community.methods)
+    untested = "no other method has" if alone else "it has"
+    remarks = [
+        notes.selection(communities),
+        EPOCHS,
+        MEANING,
+        "Bold: the best of a column; underlined: the second. Numbers that print alike share it. The random ranking is "
+        "an expectation, and takes no part.",
+        significance_note(comparisons, f"{title} in {' and '.join(tested)}")
+        or f"No significance test: the baseline is {title}, and {untested} no finished run.",
+    ]
+    return Table("main", "Results on the test split", ["method", *MAIN_COLUMNS], 1, sections, absent, remarks)
+
+
+def main_rows(community, comparisons):
+    entries = [community.methods[name] for name in main_names(community)]
+    spreads = {metric: [metric_spread(entry, metric) for entry in entries] for metric in MAIN_COLUMNS}
+    ranked = {metric: places([s and s.mean for s in found], metric) for metric, found in spreads.items()}
+    rows = []
+    if community.runs:
+        random = community.runs[0].random
+        chance = (number_cell(Spread(random[metric], None, 0), decimals(metric)) for metric in MAIN_COLUMNS)
+        rows.append(Row([Cell("random ranking"), *chance]))
+    for i, entry in enumerate(entries):
+        cells = [
+            number_cell(
+                spreads[metric][i],
+                decimals(metric),
+                place=ranked[metric][i],
+                mark=mark(comparisons.get((community.slug, entry.method.name, metric))),
+            )
+            for metric in MAIN_COLUMNS
+        ]
+        title = Cell(entry.title)
+        rows.append(Row([title], entry.missing) if entry.missing else Row([title, *cells]))
+    return rows
+
+
+def ablation_table(communities, comparisons):
+    sections, absent = [], []
+    for community in communities:
+        if not ablation_names(community):
+            absent.append((community.title, "no ablation was run"))
+            continue
+        names = ablation_names(community)
+        remarks = list(notes.of_community(community, names))
+        if FULL not in community.methods or community.methods[FULL].missing:
+            remarks.append(f"No differences here: {METHODS[FULL].title} has no finished run.")
+        sections.append(Section(community.slug, community.title, ablation_rows(community, names, comparisons), remarks))
+    remarks = [
+        notes.selection(communities),
+        EPOCHS,
+        f"Each row changes one part of {METHODS[FULL].title}; in brackets: what {METHODS[FULL].title} has there.",
+        MEANING,
+        f"Δ {GAIN_METRIC}: the difference to {METHODS[FULL].title}, with its 95 % paired bootstrap interval over "
+        "queries.",
+        significance_note(comparisons, METHODS[FULL].title) or "No significance test: there is nothing to compare.",
+    ]
+    columns = ["part", "setting", *ABLATION_COLUMNS, f"Δ {GAIN_METRIC}", "95 % interval"]
+    return Table("ablation", "Ablations on the test split", columns, 2, sections, absent, remarks)
+
+
+def ablation_rows(community, names, comparisons):
+    rows, part = [], None
+    for name in names:
+        entry = community.methods[name]
+        shown = entry.method.changes if entry.method.changes != part else ""
+        part = entry.method.changes
+        labels = [Cell(shown or ("full model" if name == FULL else "")), Cell(entry.setting)]
+        if entry.missing:
+            rows.append(Row(labels, entry.missing))
+            continue
+        cells = [number_cell(metric_spread(entry, metric), decimals(metric)) for metric in ABLATION_COLUMNS]
+        rows.append(Row([*labels, *cells, *gain_cells(comparisons.get((community.slug, name, GAIN_METRIC)))]))
+    return rows
+
+
+def gain_cells(comparison):
+    if comparison is None:
+        return [Cell("–"), Cell("–")]
+    digits = decimals(comparison.metric)
+    interval = f"[{signed(comparison.low, digits)}, {signed(comparison.high, digits)}]"
+    return [Cell(signed(comparison.gain, digits), mark=mark(comparison)), Cell(interval)]
+
+
+def signed(value, digits):
+    """A difference with its sign; what prints as zero has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def mark(comparison):
+    return MARKS[comparison.verdict] if comparison is not None else ""
+
+
+def significance_note(comparisons, against):
+    """What † and ‡ mean; empty where nothing was compared."""
+    if not comparisons:
+        return ""
+    some = next(iter(comparisons.values()))
+    return (
+        f"† better, ‡ worse than {against}: both two-sided p-values, of the paired bootstrap and of the randomisation "
+        f"test over queries ({some.resamples:,} resamples each), are below {LEVEL} after Holm's correction for the "
+        f"{some.comparisons:,} comparison{'s' * (some.comparisons > 1)} of this table. A query's value is its mean "
+        "over the seeds: the tests are over queries, not over the randomness of training."
+    )

@@ -1,0 +1,268 @@
+"""Reads RUNS/<community>/<method>/seed_<n>/, a run each, and checks that what is compared may be compared."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from dataloaders.communities import COMMUNITIES
+from metrics import METRICS, average
+from modules.methods import METHODS, Method
+from modules.query_record import FILE_NAME, QueryRecord
+from util import InputError
+
+NO_RUNS = "no runs"
+COSTS = {  # name in cost.csv: where it is in metrics.json
+    "training_seconds": ("seconds", "training"),
+    "val_seconds": ("seconds", "evaluation on val"),
+    "records_per_second": ("records/s",),
+    "peak_host_mib": ("peak memory (MiB)", "host"),
+    "peak_device_mib": ("peak memory (MiB)", "device"),
+    "parameters": ("parameters", "all"),
+    "trained_parameters": ("parameters", "trained"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run. values: (Q', 17) metrics.METRICS of each test query that has a relevant meme, query to meme.
+
+    metrics, random: {metric: value} over the queries. test_split: a checksum of the topics, memes and relevant pairs.
+    costs: {name of COSTS: number, or None where the run has none}.
+    """
+
+    folder: Path
+    seed: int
+    settings: dict
+    code: dict
+    data: dict
+    test_split: str
+    values: np.ndarray
+    metrics: dict
+    random: dict
+    alpha: dict | None
+    grid: dict | None
+    best: dict | None
+    counts: dict
+    costs: dict
+    device: str
+    processes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodRuns:
+    """The runs of a method on a community. expected: the seeds that a full row has; started: folders of a run."""
+
+    method: Method
+    runs: list
+    started: int
+    expected: tuple
+
+    @property
+    def missing(self):
+        """Why there are no numbers; empty where there are some."""
+        if self.runs:
+            return ""
+        return "not finished" if self.started else "not run"
+
+    @property
+    def status(self):
+        if self.missing or len(self.runs) == len(self.expected):
+            return self.missing or "complete"
+        return f"{len(self.runs)} of {len(self.expected)} seeds"
+
+    @property
+    def setting(self):
+        """The method's title, with the number of runs where some are missing."""
+        return self.method.title + (f" ({self.status})" if self.status.endswith("seeds") else "")
+
+    @property
+    def title(self):
+        """As `setting`; an ablation with the part that it changes, without what that is else."""
+        part = self.method.changes.partition(" (")[0]
+        return f"IEF, {part}: {self.setting}" if part else self.setting
+
+
+@dataclasses.dataclass(frozen=True)
+class CommunityRuns:
+    """A community. methods: {name: MethodRuns}; absent: why there is nothing of it, empty where there is something."""
+
+    slug: str
+    methods: dict
+    absent: str = ""
+
+    @property
+    def title(self):
+        return COMMUNITIES[self.slug].name if self.slug in COMMUNITIES else self.slug
+
+    @property
+    def runs(self):
+        return [run for entry in self.methods.values() for run in entry.runs]
+
+
+def read_communities(root, communities=None, methods=None, seeds=None, absent=None):
+    """-> ([CommunityRuns], folders whose names are no method's).
+
+    communities, methods, seeds: what the tables are of; None: all that have a folder of a run. absent: {community:
+    why it has no runs}. InputError: no such folder or method, no run at all, a damaged record, runs of a community
+    that are of different test splits.
+    """
+    found, unknown = find_folders(Path(root))
+    absent = absent or {}
+    if wrong := [name for name in methods or () if name not in METHODS]:
+        raise InputError(f"--methods {wrong[0]}: no such method, expected some of {', '.join(METHODS)}")
+    if communities is None and not found:
+        raise InputError(f"{root}: found no run, expected folders <community>/<method>/seed_<n>")
+    slugs = set(found if communities is None else communities) | set(absent)
+    order = {slug: place for place, slug in enumerate(COMMUNITIES)}
+    slugs = sorted(slugs, key=lambda slug: (order.get(slug, len(order)), slug))
+    here = {slug: found.get(slug, {}) for slug in slugs}
+    if methods is None:
+        methods = {name for of_community in here.values() for name in of_community}
+    methods = [METHODS[name] for name in METHODS if name in methods]
+    if seeds is None:
+        seeds = {
+            seed for of in here.values() for name, folders in of.items() if METHODS[name].seeded for seed in folders
+        }
+    seeds = tuple(sorted(seeds))
+    result = []
+    for slug, folders in here.items():
+        reason = "" if folders else absent.get(slug, NO_RUNS)
+        entries = {} if reason else {m.name: read_method(m, folders.get(m.name, {}), seeds) for m in methods}
+        result.append(CommunityRuns(slug, entries, reason))
+        check_test_split(result[-1])
+    return result, unknown
+
+
+def find_folders(root):
+    """-> ({community: {method: {seed: folder}}}, ["community/method" that is no method])."""
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder, expected one with <community>/<method>/seed_<n>/")
+    found, unknown = {}, []
+    for folder in sorted(root.glob("*/*/seed_*")):
+        seed = re.fullmatch(r"seed_(\d+)", folder.name)
+        if seed is None or not folder.is_dir():
+            continue
+        method, community = folder.parent.name, folder.parent.parent.name
+        if method in METHODS:
+            found.setdefault(community, {}).setdefault(method, {})[int(seed[1])] = folder
+        elif f"{community}/{method}" not in unknown:
+            unknown.append(f"{community}/{method}")
+    return found, unknown
+
+
+def read_method(method, folders, seeds):
+    """MethodRuns of {seed: folder}. Of a method without a seed the first finished run stands for all."""
+    finished = {seed: folder for seed, folder in sorted(folders.items()) if (folder / "metrics.json").is_file()}
+    if not method.seeded:
+        first = list(finished.items())[:1]
+        return MethodRuns(method, [read_run(folder, method, seed) for seed, folder in first], len(folders), (0,))
+    runs = [read_run(finished[seed], method, seed) for seed in seeds if seed in finished]
+    return MethodRuns(method, runs, len(set(folders) & set(seeds)), seeds)
+
+
+def read_run(folder, method, seed):
+    """The Run of the folder of a Method's seed; InputError names the file that is missing, damaged or another run's."""
+    results, settings, origin = (read_object(folder / f"{name}.json") for name in ("metrics", "args", "run"))
+    record = QueryRecord.load(folder)
+    try:
+        names, values = record.values()
+    except (ValueError, KeyError, IndexError) as error:
+        raise InputError(f"{folder / FILE_NAME}: the ranks of the score 'fused' cannot be used: {error}") from None
+    path = folder / "run.json"
+    try:
+        code, data = origin["code"], origin["data"]
+        _ = code["version"], code["commit"], data["test"]["csv"]
+        path = folder / "metrics.json"
+        test = results["test"]
+        run = Run(
+            folder=folder,
+            seed=seed,
+            settings=settings,
+            code=code,
+            data=data,
+            test_split=checksum(record),
+            values=values,
+            metrics=numbers(test["scores"]["fused"]["query_to_meme"]["metrics"], METRICS),
+            random=numbers(test["random"]["query_to_meme"]["metrics"], METRICS),
+            alpha=optional(results["alpha"], ("mean", "min", "max")),
+            grid=optional(results["alpha by a grid on val"], ("alpha", "val_mAP")),
+            best=results["best epoch"] and {name: results["best epoch"][name] for name in ("stage", "epoch", "val")},
+            counts={name: int(test[name]) for name in ("queries", "memes", "relevant pairs")},
+            costs={name: cost(results, keys) for name, keys in COSTS.items()},
+            device=str(results["device"]),
+            processes=int(results["processes"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{path}: found {what}, expected what a finished run writes") from None
+    for what, found, expected in (("method", results.get("method"), method.name), ("seed", results["seed"], seed)):
+        if found is not None and found != expected and (what == "method" or method.seeded):
+            raise InputError(f"{path}: found {what} {found}, expected {expected} in a folder of this name")
+    own = average(names, values)
+    for name in METRICS:
+        if not math.isclose(own[name], run.metrics[name], rel_tol=1e-6):
+            raise InputError(
+                f"{path}: found {name} {run.metrics[name]:.4f}, expected {own[name]:.4f}, as in {FILE_NAME} beside it: "
+                "the two are not of one run"
+            )
+    return run
+
+
+def read_object(path):
+    """The JSON object of a file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def numbers(values, names):
+    """{name: finite float}."""
+    result = {name: float(values[name]) for name in names}
+    if wrong := [name for name, value in result.items() if not math.isfinite(value)]:
+        raise ValueError(f"{wrong[0]} {result[wrong[0]]}")
+    return result
+
+
+def optional(values, names):
+    return None if values is None else numbers(values, names)
+
+
+def cost(results, keys):
+    """The number at a path of keys; None where there is none: a reference method is not trained."""
+    value = results
+    for key in keys:
+        value = value.get(key) if value is not None else None
+    return None if value is None else float(value)
+
+
+def checksum(record):
+    """A checksum of a QueryRecord's topics, memes and relevant pairs."""
+    digest = hashlib.sha256()
+    for ids in (record.topic_ids, record.image_ids):
+        digest.update(json.dumps(ids.tolist()).encode())
+    for places in (record.relevance.query, record.relevance.meme):
+        digest.update(places.astype("<i8").tobytes() + b"|")
+    return digest.hexdigest()
+
+
+def check_test_split(community):
+    """InputError names two runs of the community that are not of the same test split."""
+    runs = community.runs
+    for run in runs[1:]:
+        for what, same in (
+            ("list of topics, memes or relevant pairs", run.test_split == runs[0].test_split),
+            ("test CSV", run.data["test"]["csv"] == runs[0].data["test"]["csv"]),
+        ):
+            if not same:
+                raise InputError(
+                    f"{runs[0].folder} and {run.folder}: found another {what}, expected runs of one test split"
+                )

@@ -1,0 +1,77 @@
+"""A table as plain data: what markdown.py, latex.py and the terminal write."""
+
+import dataclasses
+
+from metrics import METRICS
+from scripts.tables.measures import LOWER_IS_BETTER
+
+MARKS = {"better": "†", "worse": "‡", "": ""}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """text ± spread. place: best, second or empty; mark: † (significantly better), ‡ (worse) or empty."""
+
+    text: str = ""
+    spread: str = ""
+    place: str = ""
+    mark: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Cells from the left; a message, where there is one, stands in place of the rest."""
+
+    cells: list
+    message: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """The part of a community. notes: sentences."""
+
+    slug: str
+    title: str
+    rows: list
+    notes: list
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """columns: headings, the first `left` of them of text. absent: [(community, why it has no section)]."""
+
+    name: str
+    caption: str
+    columns: list
+    left: int
+    sections: list
+    absent: list
+    notes: list
+
+
+def decimals(metric):
+    """How many are printed: of a rank one, of a percentage two."""
+    assert metric in METRICS, metric
+    return 1 if metric in LOWER_IS_BETTER else 2
+
+
+def number_cell(spread, digits, scale=1, **more):
+    """The cell of a measures.Spread, or of None."""
+    if spread is None:
+        return Cell("–")
+    sd = "" if spread.sd is None else f"{spread.sd / scale:,.{digits}f}"
+    return Cell(f"{spread.mean / scale:,.{digits}f}", sd, **more)
+
+
+def places(means, metric):
+    """best, second or empty for each of the means; None has none. What prints alike shares its place."""
+    printed = [None if mean is None else float(f"{mean:.{decimals(metric)}f}") for mean in means]
+    order = sorted({value for value in printed if value is not None}, reverse=metric not in LOWER_IS_BETTER)
+    if sum(value is not None for value in printed) < 2:
+        return ["" for _ in means]
+    names = dict(zip(order, ("best", "second"), strict=False))
+    return [names.get(value, "") for value in printed]
+
+
+def listed(values):
+    return ", ".join(map(str, values))
