@@ -50,13 +50,18 @@ def score_test(args, model, data, device, val_alpha):
     )
     alpha, words = alpha_of_queries(model, encoded), word_weights(model, encoded, data)
     QueryRecord.of(data.split, relevance, ranks, best, alpha, words).save(args.output_dir)
+    return test_results(ranks, relevance, args.seed, alpha_summary(model, encoded))
+
+
+def test_results(ranks, relevance, seed, alpha=None):
+    """What metrics.json says of the test split. ranks: of eval_loop.rank_tiles; alpha: of eval_loop.alpha_summary."""
     return {
-        "scores": summarise(ranks, relevance, args.seed),
+        "scores": summarise(ranks, relevance, seed),
         "random": {
             "query_to_meme": {"metrics": metrics.random_expectation(relevance)},
             "meme_to_query": {"metrics": metrics.random_expectation(relevance.transposed())},
         },
-        "alpha": alpha_summary(model, encoded),
+        "alpha": alpha,
         "queries": relevance.shape[0],
         "memes": relevance.shape[1],
         "relevant pairs": len(relevance.query),
@@ -93,15 +98,22 @@ def parameters(args, model, trainer):
     return {"all": sum(own.values()), "trained": sum(changed)}
 
 
-def write(args, model, counts, results, val_alpha, device, logger, trainer, seconds):
-    """Print the table and write metrics.json."""
-    record = {
+def run_facts(args, device):
+    """What metrics.json says of any run."""
+    return {
         "method": args.method,
         "command": run_record.command_line(),
         "seed": args.seed,
         "device": run_record.device_name(device),
         "processes": distributed.world_size(),
         "versions": run_record.versions(),
+        "peak memory (MiB)": run_record.peak_memory_mb(device),
+    }
+
+
+def write(args, model, counts, results, val_alpha, device, logger, trainer, seconds):
+    """Print the table and write metrics.json."""
+    record = run_facts(args, device) | {
         "best epoch": trainer.best if trainer is not None else None,
         "alpha": results["alpha"],
         "alpha by a grid on val": val_alpha,
@@ -114,7 +126,6 @@ def write(args, model, counts, results, val_alpha, device, logger, trainer, seco
             "all": round(seconds, 1),
         },
         "records/s": round(trainer.progress.records_per_second, 2) if trainer is not None else None,
-        "peak memory (MiB)": run_record.peak_memory_mb(device),
     }
     write_json(Path(args.output_dir) / "metrics.json", record)
     if trainer is not None:

@@ -21,6 +21,7 @@ from modules.query_record import FILE_NAME as QUERY_RECORD
 from util import InputError, write_json, write_text
 
 SOURCES = ("main_task_retrieval.py", "metrics.py", "util.py", "dataloaders", "modules")  # what a result depends on
+REFERENCE_SOURCES = (*SOURCES, "scripts/reference.py", "scripts/references")
 AT_THE_START = {"args.json", "run.json", "log.txt"}
 WRITTEN = (
     "args.json",
@@ -79,21 +80,21 @@ def write_args(args):
     write_json(Path(args.output_dir) / "args.json", vars(args))
 
 
-def write_run(args, csv_paths, splits):
+def write_run(args, csv_paths, splits, sources=SOURCES):
     """run.json: the command, and the versions of the code and of the data. csv_paths, splits: {split: ...}."""
     record = {
         "command": command_line(),
-        "code": code_version(),
+        "code": code_version(sources),
         "data": data_version(csv_paths, splits, features_folder(args)),
     }
     write_json(Path(args.output_dir) / "run.json", record)
 
 
-def code_version():
+def code_version(sources=SOURCES):
     """{"version": SHA-256 of the sources that a result depends on, "commit": git's, or None outside a repository}."""
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
-    for source in SOURCES:
+    for source in sources:
         path = root / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() + b"\0")

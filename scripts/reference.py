@@ -1,0 +1,169 @@
+"""Score the test split by a reference that needs no training: it compares queries with captions, and sees no image.
+
+bm25              BM25 (k1 1.5, b 0.75) over a meme's captions as one document; no knowledge of language
+sentence_encoder  cosine of a pretrained sentence encoder's vectors: of the query, and of the captions in the mean
+
+The output folder is like that of main_task_retrieval.py --do_eval. Only the test split is read; nothing is fitted.
+All captions of a meme are used. Needs: pip install -r requirements-references.txt
+"""
+
+import argparse
+import importlib.metadata
+import math
+import time
+from pathlib import Path
+
+from dataloaders.communities import COMMUNITIES
+from dataloaders.meme_records import CAPTION_SOURCES, texts
+from modules.methods import METHODS
+from scripts.references import bm25, sentence_encoder
+from util import ending_clearly, make_logger, write_json
+
+BLOCK_SCORES = 2**22  # of a block of queries, with all memes
+NAMES = tuple(name for name, method in METHODS.items() if method.group == "reference")
+# what main_task_retrieval.py's flags would be, for the functions which are shared with it
+AS_EVALUATION = {
+    "do_train": False,
+    "do_eval": True,
+    "resume_model": None,
+    "branches": "qc",
+    "train_csv": None,
+    "val_csv": None,
+}
+
+
+def to_arguments(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.reference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("method", choices=NAMES, help="which reference")
+    add("--data_path", metavar="DIR", help="folder with test.csv")
+    add("--output_dir", required=True, metavar="DIR", help="where the run writes everything")
+    add("--test_csv", metavar="FILE", help="instead of <data_path>/test.csv")
+    add("--features_path", metavar="DIR", help="folder of the images, instead of <data_path>/images; none is opened")
+    add("--datatype", choices=tuple(COMMUNITIES), default="custom", help="which community it is (default: %(default)s)")
+    add("--caption_source", choices=CAPTION_SOURCES, default="caption",
+        help="which columns are captions (default: %(default)s)")  # fmt: skip
+    add(
+        "--sentence_model",
+        metavar="NAME",
+        help=f"of sentence_encoder: Hugging Face name or folder (default: {sentence_encoder.DEFAULT_MODEL})",
+    )
+    add("--seed", type=int, default=0, help="of the intervals; nothing else is drawn (default: %(default)s)")
+    add("--save_similarity", action="store_true", help="also write the scores, fused.npy, and relevance.npz")
+    add("--overwrite", action="store_true", help="start anew in an --output_dir that holds a run")
+    args = parser.parse_args(argv)
+    if args.method == "bm25":
+        if args.sentence_model:
+            parser.error("--sentence_model is of sentence_encoder, not of bm25")
+        del args.sentence_model
+        args.k1, args.b, args.idf = bm25.K1, bm25.B, "lucene"
+    else:
+        args.sentence_model = args.sentence_model or sentence_encoder.DEFAULT_MODEL
+    return args
+
+
+def run(args):
+    """Read the test split, score it, print the table, and leave the folder of a run."""
+    import torch
+
+    from dataloaders import data_dataloaders as loaders
+    from modules import report, run_record
+
+    started = time.monotonic()
+    shared = argparse.Namespace(**vars(args), **AS_EVALUATION)
+    run_record.prepare_output_dir(shared)
+    run_record.write_args(args)
+    logger = make_logger(Path(args.output_dir) / "log.txt")
+    logger.info(run_record.command_line())
+    splits, lines = loaders.read_community(shared, ("test",), captions_needed=True)
+    run_record.write_run(shared, loaders.csv_paths(shared, ("test",)), splits, run_record.REFERENCE_SOURCES)
+    split = splits["test"]
+    documents = [texts(meme, args.caption_source) for meme in split.memes]
+    for line in lines:
+        logger.info(line)
+
+    device = torch.device("cpu")
+    if args.method == "bm25":
+        reference, package = bm25.BM25(split.queries, documents), bm25.PACKAGE
+    else:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        logger.info(f"loading {args.sentence_model}, {device.type}")
+        reference = sentence_encoder.SentenceEncoder(split.queries, documents, args.sentence_model, device)
+        package = sentence_encoder.PACKAGE
+    counts = {"test": counts_of(split, documents) | reference.counts}
+    for line in loaders.count_lines(counts, emotions_are_read=False):
+        logger.info(line)
+    logger.info(reference.description)
+
+    results = score(args, split, reference)
+    facts = report.run_facts(args, device)
+    facts["versions"][package] = importlib.metadata.version(package)
+    record = facts | {
+        "best epoch": None,
+        "alpha": None,
+        "alpha by a grid on val": None,
+        "test": results,
+        "counts": counts,
+        "parameters": {"all": reference.parameters, "trained": 0},
+        "seconds": {"training": None, "evaluation on val": None, "all": round(time.monotonic() - started, 1)},
+        "records/s": None,
+    }
+    write(shared, record, logger)
+
+
+def counts_of(split, documents):
+    """Counts for the run's record, named as those of main_task_retrieval.py."""
+    return {
+        "topics": len(split.queries),
+        "memes": len(split.memes),
+        "records": len(split),
+        "memes per topic": round(len(split) / len(split.queries), 2),
+        "memes without captions": sum(not document for document in documents),
+    }
+
+
+def score(args, split, reference):
+    """Everything that is measured on the test split; writes test_queries.npz and, if asked for, the matrix."""
+    import metrics
+    from modules import report
+    from modules.eval_loop import rank_tiles
+    from modules.query_record import BestMemes, QueryRecord
+
+    queries, memes = len(split.queries), len(split.memes)
+    relevance = metrics.Relevance(split.record_topic, split.record_meme, (queries, memes))
+    best = BestMemes(relevance)
+    high = math.ceil(BLOCK_SCORES / memes)
+    places = [(slice(row, min(row + high, queries)), slice(0, memes)) for row in range(0, queries, high)]
+    ranks = rank_tiles(
+        lambda rows, _: {"fused": reference.scores(rows)},
+        places,
+        relevance,
+        best,
+        save_to=args.output_dir if args.save_similarity else None,
+    )
+    QueryRecord.of(split, relevance, ranks, best).save(args.output_dir)
+    return report.test_results(ranks, relevance, args.seed)
+
+
+def write(args, record, logger):
+    """Write metrics.jsonl and, last, metrics.json; print the table."""
+    from modules import report, run_record
+
+    line = {"split": "test", "alpha": None, "scores": record["test"]["scores"]}
+    run_record.write_lines(args, "metrics.jsonl", [line])
+    write_json(Path(args.output_dir) / "metrics.json", record)
+    for line in report.table_lines(args, record["test"], None):
+        logger.info(line)
+    logger.info(f"written to {Path(args.output_dir).resolve()}: {', '.join(run_record.written(args))}")
+
+
+def main(argv=None):
+    args = to_arguments(argv)
+    with ending_clearly("stopped"):
+        run(args)
+
+
+if __name__ == "__main__":
+    main()
