@@ -1,0 +1,192 @@
+"""Make all runs of a benchmark, then its tables.
+
+python -m scripts.reproduce --communities NAME [NAME ...] --data_root DIR --out DIR [-- flags for every run]
+
+A run is one seed of a method on a community, in OUT/<community>/<method>/seed_<n>/. Runs that are finished are left
+alone, interrupted ones go on; one whose flags, data or code have changed since is made again, and why is said. So the
+same command goes on after Ctrl-C, a failure or a crash, and two calls may share one --out: a run that another process
+is making is left to it. A run that fails does not stop the others.
+
+Flags after `--` go to every run on which they have an effect (python main_task_retrieval.py --help):
+
+    python -m scripts.reproduce --communities demo --methods drl_wti ief --seeds 0 1 2 --data_root data --out results \\
+      -- --pretrained_clip_name ViT-tiny/8 --epochs 12 --batch_size 64 --lr 1e-3
+
+The tables are in OUT/tables; python -m scripts.make_tables makes them anew. Each run's output is in its console.txt.
+
+Exit code: 0 if all runs are made; 1 if one failed, or for input that cannot be used; 2 for wrong flags; 130 after
+Ctrl-C.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from util import InputError, ending_clearly
+
+
+def to_arguments(argv):
+    """(namespace, tokens after `--`)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.reproduce",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--communities", nargs="+", required=True, metavar="NAME", help="folders in --data_root (docs/DATA.md)")
+    add("--methods", nargs="+", default=["reference", "main"], metavar="NAME",
+        help="of modules/methods.py, or reference, main, ablation, all (default: reference main)")  # fmt: skip
+    add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="(default: 0)")
+    add("--data_root", type=Path, required=True, metavar="DIR", help="holds a folder per community")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the runs and tables; made if it is not there")
+    add("--gpus", nargs="+", type=int, metavar="N",
+        help="one run at a time on each of these GPUs (default: one after the other, on the first)")  # fmt: skip
+    add("--baseline", metavar="NAME", help="method with which the tables compare the others")
+    add("--sentence_model", metavar="NAME", help="of the method sentence_encoder")
+    add("--any_code", action="store_true", help="finished runs of another version of the code count too")
+    add("--dry_run", action="store_true", help="print the commands of the runs to be made, and make nothing")
+    argv = sys.argv[1:] if argv is None else list(argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    args = parser.parse_args(argv[:end])
+    args.seeds = list(dict.fromkeys(args.seeds))
+    return args, argv[end + 1 :]
+
+
+def main(argv=None):
+    args, common_tokens = to_arguments(argv)
+    with ending_clearly("stopped; the same command goes on from there"):
+        return reproduce(args, common_tokens)
+
+
+def reproduce(args, common_tokens):
+    """Check everything, make the runs that are missing, then the tables: the exit code."""
+    from scripts.reproduction import commands, communities
+    from scripts.reproduction.plan import DONE, Plan
+    from scripts.reproduction.runner import ROOT, Runner, finished
+
+    if Path.cwd() != ROOT:
+        raise InputError(f"start this in the repository's folder: cd {shlex.quote(str(ROOT))}")
+    if args.out.resolve() == args.data_root.resolve():
+        raise InputError(f"--out {args.out} is the folder of the data; choose another one for the runs")
+    common = commands.CommonFlags(common_tokens)
+    found, absent = communities.find_communities(args.communities, args.data_root)
+    if not found:
+        raise InputError("\n".join(f"{name}: no data: {reason}" for name, reason in absent.items()))
+    common.check_paths(found)
+    methods = commands.chosen_methods(args.methods)
+    check_baseline(args.baseline, methods)
+    slots = slots_of(args.gpus)
+    runs = commands.make_runs(found, methods, args.seeds, args.out, common, args.sentence_model)
+    commands.check_requirements(runs)
+    data = communities.data_versions(found, runs, common.values)
+    plan = Plan(data, args.any_code)
+    states = {run.name: plan.state(run) for run in runs}
+
+    notes = [f"{name}: no data: {reason}" for name, reason in absent.items()]
+    notes += [f"note: {sentence}" for sentence in commands.overridden(methods, common)]
+    for note in notes:
+        print(f"# {note}" if args.dry_run else note)
+    if args.dry_run:
+        print_commands(runs, states, slots)
+        return 0
+    to_make = print_plan(runs, states)
+    known = [(run, record["seconds"]["all"]) for run in runs if (record := finished(run)) and run not in to_make]
+    outcome = Runner(to_make, plan, slots, known).make_all()
+    print_outcome(outcome, len(runs), sum(state.kind == DONE for state in states.values()))
+    if outcome.stopped:
+        return 130
+    make_tables(args, runs, methods, absent)
+    return 1 if outcome.failed or outcome.busy else 0
+
+
+def check_baseline(name, methods):
+    if name is not None and name not in [method.name for method in methods]:
+        raise InputError(f"--baseline {name} is none of the methods: {', '.join(method.name for method in methods)}")
+
+
+def slots_of(gpus):
+    """What runs that go on at the same time have in their environment: one dict for each."""
+    if gpus is None:
+        return [{}]
+    import torch
+
+    number = torch.cuda.device_count()
+    if bad := [gpu for gpu in gpus if not 0 <= gpu < number]:
+        there = f"torch sees {number}, numbered from 0" if number else "torch sees no GPU here"
+        raise InputError(f"--gpus {bad[0]}: {there}")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(gpu) for gpu in range(number)]
+    return [{"CUDA_VISIBLE_DEVICES": names[gpu]} for gpu in gpus]
+
+
+def print_commands(runs, states, slots):
+    """A shell script of the runs to be made; what else there is to say in its comments."""
+    from scripts.reproduction.plan import DONE, full_command
+
+    made = 0
+    for run in runs:
+        state = states[run.name]
+        print(f"# {run.name}: {state}" + dropped_note(run))
+        if state.kind != DONE:
+            slot = slots[made % len(slots)]
+            made += 1
+            print(" ".join([*(f"{k}={v}" for k, v in slot.items()), shlex.join(full_command(run, state))]))
+
+
+def dropped_note(run):
+    flags = ", ".join(f"--{name}" for name in sorted(run.dropped))
+    return f" (without {flags}: no effect)" if flags else ""
+
+
+def print_plan(runs, states):
+    """Say how many runs are in which state, and why some are made again: the runs to be made."""
+    from scripts.reproduction.plan import AGAIN, DONE
+
+    to_make = [run for run in runs if states[run.name].kind != DONE]
+    kinds = [states[run.name].kind for run in runs]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    print(f"{len(runs)} run{'s' * (len(runs) > 1)}: {counts}")
+    for run in runs:
+        if states[run.name].kind == AGAIN:
+            print(f"  {run.name}: {states[run.name]}")
+    return to_make
+
+
+def print_outcome(outcome, number, done_before):
+    from scripts.reproduction.runner import indented
+
+    for name, (console, lines) in outcome.failed.items():
+        print(f"\n{name} failed; its output is in {console}:\n{indented(lines)}")
+    for name in outcome.busy:
+        print(f"{name}: another process was making it")
+    made = done_before + len(outcome.made)
+    if outcome.stopped:
+        print(f"stopped: {made} of {number} runs are made; the same command goes on from there", file=sys.stderr)
+    else:
+        failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
+        print(f"{made} of {number} runs are made{failed}")
+
+
+def make_tables(args, runs, methods, absent):
+    """The tables of what is made, failed runs or not."""
+    from scripts import make_tables as tables
+    from scripts.reproduction.runner import finished
+
+    if not any(finished(run) for run in runs):
+        print("no tables: no run is made")
+        return
+    tables.make_tables(
+        args.out,
+        args.out / "tables",
+        communities=list(dict.fromkeys(args.communities)),
+        methods=[method.name for method in methods],
+        seeds=args.seeds,
+        baseline=args.baseline,
+        absent=dict.fromkeys(absent, "no data"),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

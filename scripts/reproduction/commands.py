@@ -1,0 +1,186 @@
+"""The command of each run: what scripts.reproduce sets, and those of the common flags that have an effect on it."""
+
+import argparse
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from modules.arguments import (
+    build_parser,
+    check_settings,
+    check_task,
+    given_flags,
+    reads_captions,
+    with_method,
+    without_effect,
+)
+from modules.methods import GROUPS, METHODS
+from scripts.reproduction.communities import PATHS
+from scripts.reproduction.plan import Run
+from util import InputError
+
+REFERENCE_FLAGS = {"test_csv", "features_path", "caption_source", "save_similarity"}  # that scripts.reference has too
+SET_HERE = (
+    *("do_train", "do_eval", "output_dir", "data_path", "datatype", "method", "seed"),
+    *("resume_model", "init_model", "overwrite"),
+)
+
+
+class CommonFlags:
+    """The flags after `--`, checked. groups: [(name, its tokens)] in order; values: namespace of those given."""
+
+    def __init__(self, tokens):
+        parser = build_parser()
+        parser.prog, parser.usage = "python -m scripts.reproduce … --", argparse.SUPPRESS
+        for action in parser._actions:
+            action.default, action.required = argparse.SUPPRESS, False
+        self.values = parser.parse_args(tokens)
+        starts = [i for i, token in enumerate(tokens) if token.startswith("--")] + [len(tokens)]
+        pieces = [tokens[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+        self.groups = [(*vars(parser.parse_args(piece)), piece) for piece in pieces]
+        for name in vars(self.values):
+            if name in SET_HERE:
+                parser.error(f"--{name} is set by scripts.reproduce itself")
+
+    def without(self, names):
+        return [token for name, piece in self.groups if name not in names for token in piece]
+
+    def check_paths(self, communities):
+        """InputError where a path would be that of several communities."""
+        given = [name for name in PATHS if name in self.values]
+        if given and len(communities) > 1:
+            raise InputError(f"--{given[0]} is for one community; {len(communities)} are given")
+
+
+def chosen_methods(names):
+    """Methods by their names, by those of groups, and `all`: [Method], in the order of the tables."""
+    chosen = set()
+    for name in names:
+        if name not in METHODS and name not in GROUPS and name != "all":
+            raise InputError(
+                f"--methods {name}: no such method; there are {', '.join(METHODS)}, and {', '.join((*GROUPS, 'all'))}"
+            )
+        chosen |= {method.name for method in METHODS.values() if name in (method.name, method.group, "all")}
+    return [METHODS[name] for name in METHODS if name in chosen]
+
+
+def make_runs(communities, methods, seeds, out, common, sentence_model=None):
+    """[Run] of all communities, methods and seeds; a method that draws nothing has the first seed only.
+
+    common: CommonFlags. sentence_model: of the method sentence_encoder. Raises one InputError with all the commands
+    that make no sense.
+    """
+    if sentence_model and "sentence_encoder" not in [method.name for method in methods]:
+        raise InputError("--sentence_model is for the method sentence_encoder, which is not asked for")
+    runs, errors = [], []
+    for method in methods:
+        try:
+            runs += runs_of(method, communities, seeds, Path(out), common, sentence_model)
+        except InputError as error:
+            errors.append(f"{method.name}: {error}")
+    if errors:
+        raise InputError("\n".join(errors))
+    for name, _ in common.groups:
+        if all(name in run.dropped for run in runs):
+            raise InputError(f"--{name} has no effect on any of the methods ({', '.join(m.name for m in methods)})")
+    order = [community.name for community in communities]
+    return sorted(runs, key=lambda run: order.index(run.community))
+
+
+def runs_of(method, communities, seeds, out, common, sentence_model):
+    """Yields the runs of one method."""
+    dropped = dropped_flags(method, common)
+    for community in communities:
+        for seed in seeds if method.seeded else seeds[:1]:
+            folder = out / community.name / method.name / f"seed_{seed}"
+            flags = ["--datatype", community.datatype, "--data_path", str(community.folder)]
+            flags += ["--output_dir", str(folder), "--seed", str(seed), *common.without(dropped)]
+            if method.group == "reference":
+                parts = reference_parts(method, flags, sentence_model)
+            else:
+                parts = program_parts(method, flags)
+            yield Run(community.name, method, seed, folder, **parts, dropped=tuple(dropped))
+
+
+def overridden(methods, common):
+    """Yields a sentence per method whose own flags the common ones change, so that it is no more what its name says."""
+    for method in methods:
+        own = vars(CommonFlags(method.flags).values)
+        new = {name: value for name, value in vars(common.values).items() if own.get(name, value) != value}
+        if new:
+            flags = ", ".join(f"--{name} {value} instead of {own[name]}" for name, value in new.items())
+            yield f"{method.name} runs with {flags}"
+
+
+def dropped_flags(method, common):
+    """The names of the common flags that have no effect on a method."""
+    if method.group == "reference":
+        return vars(common.values).keys() - REFERENCE_FLAGS
+    dropped = set()
+    while True:  # a flag that is left out may leave another one without effect
+        argv = with_method([*task(method), "--output_dir", ".", *common.without(dropped)])
+        useless = {name for name, _ in without_effect(build_parser().parse_args(argv), given_flags(argv))}
+        useless &= vars(common.values).keys() - dropped
+        if not useless:
+            return dropped
+        dropped |= useless
+
+
+def task(method):
+    return ["--do_train" if method.trained else "--do_eval", "--method", method.name]
+
+
+def program_parts(method, flags):
+    """What a Run of main_task_retrieval.py has of its own. InputError where its flags make no sense."""
+    argv = [*task(method), *flags]
+    args, given = build_parser().parse_args(with_method(argv)), given_flags(with_method(argv))
+    check_task(args, given)
+    check_settings(args, given)
+    return {
+        "command": (sys.executable, "main_task_retrieval.py", *argv),
+        "settings": _as_recorded(args),
+        "captions": args.caption_source if reads_captions(args) else None,
+        "reads_images": args.branches != "qc",
+    }
+
+
+def reference_parts(method, flags, sentence_model):
+    """What a Run of scripts.reference has of its own."""
+    from scripts.reference import to_arguments
+
+    if method.name == "sentence_encoder" and sentence_model:
+        flags = [*flags, "--sentence_model", sentence_model]
+    args = to_arguments([method.name, *flags])
+    return {
+        "command": (sys.executable, "-m", "scripts.reference", method.name, *flags),
+        "settings": vars(args),
+        "captions": args.caption_source,
+        "reads_images": False,
+    }
+
+
+def _as_recorded(args):
+    """The flags as args.json of the run has them."""
+    from main_task_retrieval import complete_arguments
+
+    if args.do_train:
+        complete_arguments(args)
+    return json.loads(json.dumps(vars(args)))
+
+
+def check_requirements(runs):
+    """InputError where CLIP's weights file is missing, or a package that a reference needs."""
+    from modules.clip_encoder import PUBLISHED_FILES, WEIGHTS_FOLDER, read_state_dict
+
+    for name in {run.settings.get("pretrained_clip_name") for run in runs} & PUBLISHED_FILES.keys():
+        path = WEIGHTS_FOLDER / PUBLISHED_FILES[name]
+        if not path.is_file():
+            read_state_dict(path)  # raises the message that says where it comes from
+    packages = {"bm25": "bm25s", "sentence_encoder": "sentence_transformers"}
+    missing = [name for name in {run.method.name for run in runs} & packages.keys() if not find_spec(packages[name])]
+    if missing:
+        raise InputError(
+            f"{' and '.join(sorted(missing))}: pip install -r requirements-references.txt, or give --methods without "
+            "reference"
+        )

@@ -1,0 +1,123 @@
+"""Which runs are still to be made, and why: read from their folders alone, anew at each call."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataloaders.communities import SPLITS
+from modules.methods import GROUPS, Method
+from util import InputError
+
+DONE, INTERRUPTED, MISSING, AGAIN = "done", "interrupted", "missing", "made again"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of a method on a community.
+
+    command: of its process, without --overwrite and --resume_model. settings: {flag: value}, as its args.json has
+    them. captions: the --caption_source that it reads, None for none. reads_images: whether it opens the images.
+    dropped: flags of the command line that have no effect on this method, which the command leaves out.
+    """
+
+    community: str
+    method: Method
+    seed: int
+    folder: Path
+    command: tuple
+    settings: dict
+    captions: str | None
+    reads_images: bool
+    dropped: tuple = ()
+
+    @property
+    def name(self):
+        return f"{self.community} {self.method.name} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class State:
+    """kind: DONE, INTERRUPTED, MISSING or AGAIN; why: for AGAIN what differs, for DONE what is remarkable."""
+
+    kind: str
+    why: str = ""
+
+    def __str__(self):
+        return f"{self.kind}: {self.why}" if self.why else self.kind
+
+
+class Plan:
+    """What the runs' records are compared with. data: {community: data_version of its splits}.
+
+    any_code: whether a run of another code version counts.
+    """
+
+    def __init__(self, data, any_code):
+        from modules.run_record import REFERENCE_SOURCES, SOURCES, code_version
+
+        self.data, self.any_code = data, any_code
+        sources = {group: REFERENCE_SOURCES if group == "reference" else SOURCES for group in GROUPS}
+        self.code = {group: code_version(sources[group])["version"] for group in GROUPS}
+
+    def state(self, run):
+        """The State of a run, from its folder."""
+        finished = (run.folder / "metrics.json").is_file()
+        if not finished and not last_checkpoint(run).is_file():
+            return State(MISSING)
+        try:
+            args, record = read(run.folder / "args.json"), read(run.folder / "run.json")
+            reasons = [*changed_flags(run, args), *self._changed_data(run, record)]
+            other_code = record["code"]["version"] != self.code[run.method.group]
+        except InputError as error:
+            return State(AGAIN, str(error))
+        except (KeyError, TypeError, AttributeError):
+            return State(AGAIN, f"{run.folder / 'run.json'} does not say by what code and data it was made")
+        if other_code and not self.any_code:
+            reasons.append("the code has changed")
+        if reasons:
+            return State(AGAIN, "; ".join(reasons))
+        kind = DONE if finished else INTERRUPTED
+        return State(kind, "by another version of the code" if other_code else "")
+
+    def _changed_data(self, run, record):
+        current = self.data[run.community]
+        for split in SPLITS if run.method.trained else record["data"]:
+            old, new = record["data"].get(split), current.get(split)
+            if old is None or new is None:
+                yield f"{split}.csv is {'new' if old is None else 'gone'}"
+            elif old["csv"] != new["csv"]:
+                yield f"{split}.csv has changed"
+            elif old["images"] != new["images"]:
+                yield f"images of {split} have changed"
+
+
+def changed_flags(run, args):
+    """Yields what differs between the flags of a run that was made and those of its command."""
+    from modules.arguments import build_parser
+    from modules.checkpoint import NOT_CHECKED_ON_RESUME
+
+    default = build_parser().get_default  # for a flag which is newer than the run
+    for name, value in run.settings.items():
+        old = args.get(name, default(name))
+        if name not in NOT_CHECKED_ON_RESUME and old != value:
+            yield f"--{name} was {old}, is {value}"
+
+
+def last_checkpoint(run):
+    return run.folder / "checkpoint_last.pt"
+
+
+def full_command(run, state):
+    """The run's command, with what its state asks for."""
+    if state.kind == INTERRUPTED:
+        return (*run.command, "--resume_model", str(last_checkpoint(run)))
+    return (*run.command, "--overwrite")
+
+
+def read(path):
+    """A JSON file; InputError where it cannot be read as one."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise InputError(f"{path} {reason}") from error
