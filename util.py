@@ -1,4 +1,4 @@
-"""What every part shares: the error that users see, atomic files, checksums, seeds, the run's logger."""
+"""What every part shares: the error that users see, atomic files, checksums, locks, seeds, the run's logger."""
 
 import contextlib
 import hashlib
@@ -63,6 +63,21 @@ def sha256_of(path):
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def locked(file):
+    """Lock an open file; False where another process has the lock. True where there are no locks to be had."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
 
 
 def set_seed(seed):

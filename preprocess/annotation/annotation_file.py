@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.annotation.answer import FAILURES
-from util import InputError
+from util import InputError, locked
 
 STATUSES = ("ok", *FAILURES)
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -150,7 +150,8 @@ class AnnotationFile:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written: {error.strerror}") from error
         try:
-            self.lock()
+            if not locked(self.file):
+                raise InputError(f"{self.path}: another process is writing this file")
             self.rows, good = read_rows(self.path)
             self.repair(good)
         except BaseException:
@@ -160,18 +161,6 @@ class AnnotationFile:
 
     def __exit__(self, *error):
         self.file.close()
-
-    def lock(self):
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{self.path}: another process is writing this file") from None
-        except OSError:  # a file system without locks
-            pass
 
     def repair(self, good):
         size = os.fstat(self.file.fileno()).st_size

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripts.reproduction.plan import AGAIN, DONE, INTERRUPTED, MISSING, Run, full_command, last_checkpoint, read
 from scripts.reproduction.progress import Estimate, Screen, duration, last_lines
-from util import InputError
+from util import InputError, locked
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSOLE = "console.txt"  # in a run's folder: all that it printed
@@ -183,21 +183,6 @@ def handled(handler, *names):
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def locked(file):
-    """Lock an open file; False where another process has it. True where the system has no locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True
 
 
 def finished(run):
