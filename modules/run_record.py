@@ -37,6 +37,7 @@ WRITTEN = (
     "qc.npy",
     "fused.npy",
     "relevance.npz",
+    "report.html",  # of scripts.report
 )
 
 
@@ -129,7 +130,8 @@ def versions():
 def device_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def peak_memory_mb(device):

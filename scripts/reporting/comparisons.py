@@ -1,0 +1,74 @@
+"""Which queries gain and which lose: from QC, from the weights of QI and QC, from one run to another."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from modules.significance import paired_bootstrap
+from scripts.reporting.runs import different_flags
+
+LEAST = 1e-9  # of a difference in average precision; less is rounding
+WEIGHTS = {"learned": "the learned α", "query": "one α per query", "fixed": "the fixed α"}
+
+
+@dataclass
+class Comparison:
+    """title: what the gain comes from; detail: what exactly is compared. before, after: (Q,) average precision in %."""
+
+    title: str
+    detail: str
+    before: np.ndarray
+    after: np.ndarray
+
+    @property
+    def gain(self):
+        return self.after - self.before
+
+    @property
+    def most_gained(self):
+        """Indices of the queries that gain, the most first."""
+        order = np.argsort(-self.gain, kind="stable")
+        return order[self.gain[order] > LEAST]
+
+    @property
+    def most_lost(self):
+        order = np.argsort(self.gain, kind="stable")
+        return order[self.gain[order] < -LEAST]
+
+    def interval(self):
+        """(mean gain, its 95 % bootstrap interval over the queries)."""
+        mean, low, high, _ = paired_bootstrap(self.after, self.before)
+        return mean, (low, high)
+
+
+def comparisons(runs):
+    """Between the first run and each further one, then within each run that has both branches."""
+    return [*between(runs), *(comparison for run in runs for comparison in within(run))]
+
+
+def between(runs):
+    """The gain of each further run over the first."""
+    for run in runs[1:]:
+        flags = different_flags(runs[0], run)
+        yield Comparison(
+            title=f"From {runs[0].name} to {run.name}",
+            detail="; ".join(flags) if flags else "the settings that both have are the same",
+            before=runs[0].per_query("mAP"),
+            after=run.per_query("mAP"),
+        )
+
+
+def within(run):
+    """What QC adds to QI, and what the weights add to those that a grid on val chooses."""
+    if not run.has_two_branches:
+        return
+    fused = run.per_query("mAP")
+    yield Comparison(f"From QC: {run.name}", "from QI alone to the fused score", run.per_query("mAP", "qi"), fused)
+    if "fused_val_alpha" in run.record.ranks:
+        weights, chosen = WEIGHTS[run.args["fusion"]], run.metrics["alpha by a grid on val"]
+        yield Comparison(
+            f"From the weights: {run.name}",
+            f"from α = {chosen['alpha']:.2f}, which a grid on val chooses, to {weights}",
+            run.per_query("mAP", "fused_val_alpha"),
+            fused,
+        )

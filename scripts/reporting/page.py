@@ -1,0 +1,86 @@
+"""All parts -> one HTML file that needs nothing else."""
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+
+from scripts.reporting.comparisons import comparisons
+from scripts.reporting.curves import alpha_distributions, curves
+from scripts.reporting.gallery import gallery, gallery_data
+from scripts.reporting.groups import groupings
+from scripts.reporting.markup import Markup, tag
+from scripts.reporting.sections import breakdown, facts, gains, results, worst
+from scripts.reporting.thumbnails import thumbnails
+
+LIMIT = 19_500_000  # bytes of the file
+ASSETS = Path(__file__).parent
+# What JSON may hold but a <script> element may not, and the two line ends that only JavaScript knows
+UNSAFE = "<>&\u2028\u2029"
+
+
+def page(runs, community, progress=True):
+    """(the HTML, {file name: why} of images without a picture) of the report on `runs`."""
+    own_groupings = groupings(community.queries, community.memes, runs[0].record.relevance)
+    compared = comparisons(runs)
+    data, orders, memes = gallery_data(runs, community, own_groupings, compared)
+    bad = {}
+    sections = [
+        ("results", "Results", results(runs)),
+        ("facts", "Run facts", facts(runs, community)),
+        ("curves", "Learning curves", curves(runs)),
+        ("alpha", "α of the queries", alpha_distributions(runs)),
+        ("gains", "Gains and losses", gains(compared, community.queries)),
+        ("worst", "Worst queries", worst(runs, community.queries)),
+        ("breakdown", "Breakdown", breakdown(runs, own_groupings)),
+        ("gallery", "Gallery", gallery(runs, own_groupings, orders)),
+    ]
+    sections = [part for part in sections if part[2] is not None]
+    without_pictures = document(runs, community, sections, data)
+    if community.features.is_dir():
+        names = list(dict.fromkeys(meme.image for meme in memes))
+        room = LIMIT - len(without_pictures.encode()) - 60 * len(memes)
+        pictures, bad = thumbnails(community.features, names, max(room, 0) * 3 // 4, progress)
+        place = {name: index for index, name in enumerate(pictures)}
+        data["pictures"] = [base64.b64encode(picture).decode() for picture in pictures.values()]
+        for meme, entry in zip(memes, data["memes"], strict=True):
+            entry["picture"] = place.get(meme.image)
+    return document(runs, community, sections, data), bad
+
+
+def document(runs, community, sections, data):
+    """The file. sections: [(id, heading, content)]; data: for page.js."""
+    css, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    checksum = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    rules = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{checksum}'"
+    names = ", ".join(run.name for run in runs)
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=rules),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", f"{community.name}: {names}"),
+        tag("style", Markup(css)),
+    )
+    links = [tag("a", heading, href=f"#{key}") for key, heading, _ in sections]
+    parts = [tag("section", tag("h2", heading), content, id=key) for key, heading, content in sections]
+    notes = [tag("p", note, class_="note") for note in community.notes]
+    body = tag(
+        "body",
+        tag("header", tag("h1", f"{community.name}: retrieval report"), tag("p", names)),
+        tag("nav", *links, class_="contents", aria_label="contents"),
+        tag("main", *notes, *parts),
+        tag("div", id="tip", role="tooltip", hidden=True),
+        tag("script", embedded(data), id="data", type="application/json"),
+        tag("script", Markup(script)),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def embedded(data):
+    """JSON that is safe inside a <script> element."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in UNSAFE:
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

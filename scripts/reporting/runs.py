@@ -1,0 +1,169 @@
+"""The records of finished runs, and what tells the runs apart."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.arguments import TRAINING_ONLY, build_parser
+from modules.methods import METHODS
+from modules.query_record import QueryRecord
+from util import InputError
+
+# Where a run read and wrote, and how the work was shared out: no result depends on it.
+NOT_SETTINGS = {
+    *("data_path", "train_csv", "val_csv", "test_csv", "features_path", "datatype", "output_dir", "overwrite"),
+    *("init_model", "resume_model", "device", "num_thread_reader", "image_cache_gb", "feature_cache_gb"),
+    *("n_display", "save_steps", "tensorboard", "save_similarity", "batch_size_val", "do_eval", "method"),
+}
+NEVER_DIFFERENT = NOT_SETTINGS | {"do_train", "seed"}  # from a default: each run has its own
+
+
+@dataclass
+class Run:
+    """What a run left. args, start, metrics: args.json, run.json, metrics.json. losses, evaluations: the lines of
+    losses.jsonl and those of metrics.jsonl on val; [] where nothing was trained. record: QueryRecord of the test split.
+    """
+
+    folder: Path
+    args: dict
+    start: dict
+    metrics: dict
+    losses: list
+    evaluations: list
+    record: QueryRecord
+    name: str = ""
+
+    @property
+    def scores(self):
+        """{score: {direction: {"metrics", "intervals"}}} on test."""
+        return self.metrics["test"]["scores"]
+
+    @property
+    def trained(self):
+        return self.metrics["best epoch"] is not None
+
+    @property
+    def has_two_branches(self):
+        return {"qi", "qc"} <= self.record.ranks.keys()
+
+    def per_query(self, metric, score="fused"):
+        """(Q,) the metric of each query on test."""
+        names, values = self.record.values(score)
+        return values[:, names.index(metric)]
+
+
+def read_runs(folders):
+    """The runs in the order given, with names of their own. InputError where one is unfinished or damaged, is given
+    twice, or where their queries, memes or relevant pairs are not the same.
+    """
+    folders = [Path(folder) for folder in folders]
+    for folder in folders:
+        if [other.resolve() for other in folders].count(folder.resolve()) > 1:
+            raise InputError(f"{folder} is given twice")
+    runs = [read_run(folder) for folder in folders]
+    for run in runs[1:]:
+        check_comparable(runs[0], run)
+    name_runs(runs)
+    return runs
+
+
+def read_run(folder):
+    """One Run, still without a name."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected that of a run (its --output_dir)")
+    for name in ("args.json", "metrics.json", "test_queries.npz"):
+        if not (folder / name).is_file():
+            why = "the run is not finished" if (folder / "args.json").is_file() else "it is not the folder of a run"
+            raise InputError(f"{folder}: found no {name}, so {why}; expected a finished run")
+    evaluations = [line for line in read_lines(folder / "metrics.jsonl") if line["split"] == "val"]
+    return Run(
+        folder=folder,
+        args=read_json(folder / "args.json"),
+        start=read_json(folder / "run.json") if (folder / "run.json").is_file() else {},
+        metrics=read_json(folder / "metrics.json"),
+        losses=read_lines(folder / "losses.jsonl"),
+        evaluations=evaluations,
+        record=QueryRecord.load(folder),
+    )
+
+
+def read_json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON: {error}") from None
+
+
+def read_lines(path):
+    """The objects of a .jsonl file, [] where there is none."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise InputError(f"{path}: a line is not JSON: {error}") from None
+
+
+def check_comparable(first, other):
+    """InputError which says in what the test splits of two runs differ."""
+    for ids, what in (("topic_ids", "queries"), ("image_ids", "memes")):
+        found, expected = (getattr(run.record, ids).tolist() for run in (other, first))
+        if found != expected:
+            place = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if len({*pair}) == 2), None)
+            detail = f"; the first difference: {found[place]!r} and {expected[place]!r}" if place is not None else ""
+            raise InputError(
+                f"{other.folder}: the {what} of the test split are not those of {first.folder}: {len(found):,} and "
+                f"{len(expected):,} {ids}{detail}. Runs are compared on the same queries and memes"
+            )
+    pairs = [(run.record.relevance.query.tolist(), run.record.relevance.meme.tolist()) for run in (first, other)]
+    if pairs[0] != pairs[1]:
+        raise InputError(f"{other.folder}: other memes are relevant to the queries than in {first.folder}")
+
+
+def name_runs(runs):
+    """Give each run a name of its own: method and seed, else the folder's; where several share it, with the path."""
+    for run in runs:
+        method = run.args.get("method")
+        run.name = f"{method} (seed {run.args.get('seed')})" if method else run.folder.resolve().name
+    names = [run.name for run in runs]
+    for run, name in zip(runs, names, strict=True):
+        if names.count(name) > 1:
+            run.name = f"{name}, {run.folder}"
+
+
+def title(run):
+    """The method's title in the tables, "" without a method."""
+    method = METHODS.get(run.args.get("method"))
+    if method is None:
+        return ""
+    return f"IEF, {method.changes} → {method.title}" if method.group == "ablation" else method.title
+
+
+def unusual_flags(run):
+    """[(flag, value)] of what differs from the defaults of main_task_retrieval.py; of a reference all its settings."""
+    defaults = vars(build_parser().parse_args(["--output_dir", "."]))
+    return [
+        (flag, shown(value))
+        for flag, value in run.args.items()
+        if flag not in NEVER_DIFFERENT and (flag not in defaults or value != defaults[flag])
+    ]
+
+
+def different_flags(before, after):
+    """["flag: value → value"] of the settings which two runs both have, and which differ.
+
+    Those of the training count only if both were trained.
+    """
+    ignored = NOT_SETTINGS if before.trained and after.trained else NOT_SETTINGS | TRAINING_ONLY
+    return [
+        f"{flag}: {shown(value)} → {shown(after.args[flag])}"
+        for flag, value in before.args.items()
+        if flag not in ignored and flag in after.args and after.args[flag] != value
+    ]
+
+
+def shown(value):
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
