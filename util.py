@@ -56,6 +56,19 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path, kind=dict, expected="a JSON object"):
+    """The JSON file's value, a `kind`; else InputError, which says what was expected."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: found no such file, expected {expected}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: found no valid JSON ({error}), expected {expected}") from None
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: found a JSON {type(value).__name__}, expected {expected}")
+    return value
+
+
 def sha256_of(path):
     """The SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()

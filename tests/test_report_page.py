@@ -743,7 +743,7 @@ def test_unfinished_and_wrong_folders(folder, community, tmp_path, capsys):
     assert "is given twice" in error(capsys, folder, folder)
     damaged = write_small_run(tmp_path / "damaged", community)
     (damaged / "metrics.json").write_text("{")
-    assert "metrics.json: is not JSON" in error(capsys, damaged)
+    assert "metrics.json: found no valid JSON" in error(capsys, damaged)
     assert "expected a file in a folder that is there" in error(capsys, folder, "--out", tmp_path / "no" / "page.html")
 
 

@@ -199,9 +199,9 @@ def test_a_record_that_says_too_little_is_a_reason(plan, out):
     (out / "run.json").write_text('{"command": "python"}')
     assert "does not say by what code and data" in state(plan)[0]
     (out / "run.json").unlink()
-    assert "run.json is missing" in state(plan)[0]
+    assert "run.json: found no such file" in state(plan)[0]
     (out / "args.json").write_text('{"lr": ')
-    assert "args.json cannot be read" in state(plan)[0]
+    assert "args.json: found no valid JSON" in state(plan)[0]
     (out / "metrics.json").unlink()
     (out / "checkpoint_last.pt").unlink()
     assert state(plan)[0].startswith("missing"), "a start that failed"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.imgflip575k.texts import comparable, one_line, to_ascii
-from util import InputError
+from util import InputError, read_json
 
 TABLE = Path(__file__).with_name("templates.csv")
 COLUMNS = ("template", "emotions", "description")
@@ -75,19 +75,6 @@ def read_names(path, slug, blocked):
         if comparable(other) and blocked.category(to_ascii(other) or "") not in RUDE:
             kept.setdefault(comparable(other), other)
     return name, tuple(kept.values())[1:]
-
-
-def read_json(path, kind, expected):
-    """The JSON file's value, a `kind`; else InputError, which says what was expected."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: found no such file, expected {expected}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: found no valid JSON ({error}), expected {expected}") from None
-    if not isinstance(value, kind):
-        raise InputError(f"{path}: found a JSON {type(value).__name__}, expected {expected}")
-    return value
 
 
 def read_table(path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from modules.arguments import TRAINING_ONLY, build_parser
 from modules.methods import METHODS
 from modules.query_record import QueryRecord
-from util import InputError
+from util import InputError, read_json
 
 # Where a run read and wrote, and how the work was shared out: no result depends on it.
 NOT_SETTINGS = {
@@ -85,13 +85,6 @@ def read_run(folder):
         evaluations=evaluations,
         record=QueryRecord.load(folder),
     )
-
-
-def read_json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON: {error}") from None
 
 
 def read_lines(path):

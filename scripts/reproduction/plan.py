@@ -1,12 +1,11 @@
 """Which runs are still to be made, and why: read from their folders alone, anew at each call."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from dataloaders.communities import SPLITS
 from modules.methods import GROUPS, Method
-from util import InputError
+from util import InputError, read_json
 
 DONE, INTERRUPTED, MISSING, AGAIN = "done", "interrupted", "missing", "made again"
 
@@ -65,7 +64,7 @@ class Plan:
         if not finished and not last_checkpoint(run).is_file():
             return State(MISSING)
         try:
-            args, record = read(run.folder / "args.json"), read(run.folder / "run.json")
+            args, record = read_json(run.folder / "args.json"), read_json(run.folder / "run.json")
             reasons = [*changed_flags(run, args), *self._changed_data(run, record)]
             other_code = record["code"]["version"] != self.code[run.method.group]
         except InputError as error:
@@ -112,12 +111,3 @@ def full_command(run, state):
     if state.kind == INTERRUPTED:
         return (*run.command, "--resume_model", str(last_checkpoint(run)))
     return (*run.command, "--overwrite")
-
-
-def read(path):
-    """A JSON file; InputError where it cannot be read as one."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise InputError(f"{path} {reason}") from error

@@ -9,9 +9,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.reproduction.plan import AGAIN, DONE, INTERRUPTED, MISSING, Run, full_command, last_checkpoint, read
+from scripts.reproduction.plan import AGAIN, DONE, INTERRUPTED, MISSING, Run, full_command, last_checkpoint
 from scripts.reproduction.progress import Estimate, Screen, duration, last_lines
-from util import InputError, locked
+from util import InputError, locked, read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSOLE = "console.txt"  # in a run's folder: all that it printed
@@ -188,7 +188,7 @@ def handled(handler, *names):
 def finished(run):
     """metrics.json of a run, or None where it cannot be read."""
     try:
-        return read(run.folder / "metrics.json")
+        return read_json(run.folder / "metrics.json")
     except InputError:
         return None
 

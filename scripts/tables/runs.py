@@ -13,7 +13,7 @@ from dataloaders.communities import COMMUNITIES
 from metrics import METRICS, average
 from modules.methods import METHODS, Method
 from modules.query_record import FILE_NAME, QueryRecord
-from util import InputError
+from util import InputError, read_json
 
 NO_RUNS = "no runs"
 COSTS = {  # name in cost.csv: where it is in metrics.json
@@ -167,7 +167,7 @@ def read_method(method, folders, seeds):
 
 def read_run(folder, method, seed):
     """The Run of the folder of a Method's seed; InputError names the file that is missing, damaged or another run's."""
-    results, settings, origin = (read_object(folder / f"{name}.json") for name in ("metrics", "args", "run"))
+    results, settings, origin = (read_json(folder / f"{name}.json") for name in ("metrics", "args", "run"))
     record = QueryRecord.load(folder)
     try:
         names, values = record.values()
@@ -211,17 +211,6 @@ def read_run(folder, method, seed):
                 "the two are not of one run"
             )
     return run
-
-
-def read_object(path):
-    """The JSON object of a file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object")
-    return value
 
 
 def numbers(values, names):
