@@ -126,7 +126,7 @@ def prepare(args, device, saved, splits, lines, logger):
     tokenizer = Tokenizer()
     model, weights, notes = build_model(args, words, tokenizer, normalise, saved)
     if args.do_eval and saved is None:
-        check_nothing_is_untrained(model)
+        check_nothing_is_untrained(args, model)
     sizes, images = model.clip.sizes, None
     for name, limit in (("max_words", args.max_words), ("max_caption_words", args.max_caption_words)):
         if limit > sizes.context_length and (captions_needed or name == "max_words"):
@@ -191,7 +191,8 @@ def evaluate(args, data, counts, model, device, logger, trainer, started):
         val_alpha = report.choose_alpha(args, model, data["val"], device, logger, trainer)
     results = report.score_test(args, model, data["test"], device, val_alpha)
     if distributed.is_main():
-        report.write(args, model, counts, results, val_alpha, device, logger, trainer, time.monotonic() - started)
+        seconds = time.monotonic() - started + (trainer.seconds_before if trainer is not None else 0)
+        report.write(args, model, counts, results, val_alpha, device, logger, trainer, seconds)
     distributed.barrier()
 
 

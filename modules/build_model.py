@@ -62,8 +62,13 @@ def build_model(args, emotion_words, tokenizer, normalise, saved=None):
     return model, weights, notes
 
 
-def check_nothing_is_untrained(model):
-    """InputError where a model without a checkpoint has parameters beside CLIP's own: they are random."""
+def check_nothing_is_untrained(args, model):
+    """InputError where a model without a checkpoint has random parameters: all, or those beside CLIP's own."""
+    if starts_from_scratch(args):
+        raise InputError(
+            f"--do_eval without --init_model scores CLIP as it is loaded, but {args.pretrained_clip_name} starts from "
+            "scratch: give the checkpoint to evaluate (--init_model), or a CLIP with weights"
+        )
     parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()} - {"clip"})
     if parts:
         raise InputError(

@@ -7,6 +7,7 @@ import torch
 
 from modules import distributed
 from modules.clip_encoder import first_line
+from modules.methods import METHODS
 from util import InputError, replaced_atomically
 
 FORMAT = 1
@@ -48,6 +49,9 @@ MODEL_FLAGS = {  # flags that make the model, whatever it is trained or evaluate
     "branches",
     "fusion",
 }
+
+
+METHOD_FLAGS = MODEL_FLAGS & {flag.removeprefix("--") for method in METHODS.values() for flag in method.flags}
 
 
 def model_state(model, args):
@@ -121,15 +125,17 @@ def check_resumable(path, state, args):
 def adopt_arguments(args, given, state, path):
     """Take over the checkpoint's flags, so that the model is built as it was trained.
 
-    Flags that were `given` on the command line stay, but those that make the model have to agree (InputError).
+    Flags that were `given` on the command line stay, but those that make the model have to agree (InputError), and
+    with --method the others too: else the run would not be the method that its record names.
     In training (--init_model) only the flags that make the model, and its fixed weight, are taken over.
     """
     for name, old in state["arguments"].items():
         if name in NOT_CHECKED_ON_RESUME | {"do_train", "datatype"} or not hasattr(args, name):
             continue
-        if name in given:
-            if name in MODEL_FLAGS and getattr(args, name) != old:
-                raise InputError(f"{path}: the model was made with --{name} {old}, not {getattr(args, name)}")
+        own = getattr(args, name)
+        if name in given or (args.method is not None and name in METHOD_FLAGS and own is not None):
+            if name in MODEL_FLAGS and own != old:
+                raise InputError(f"{path}: the model was made with --{name} {old}, not {own}")
         elif args.do_eval or name in MODEL_FLAGS | {"fusion_weight"}:
             setattr(args, name, old)
     if args.do_eval:

@@ -15,6 +15,7 @@ import metrics
 from util import InputError, replaced_atomically
 
 FILE_NAME = "test_queries.npz"
+RELEVANT_STEP = 2**28  # see `order_keys`
 UNREADABLE = (ValueError, KeyError, OSError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile)
 BEST_KEPT = 10
 
@@ -112,10 +113,22 @@ class QueryRecord:
         )
 
 
+def order_keys(scores, first_meme):
+    """Keys (R, C) int64, all different in a row: in the order of the float32 scores; of equal ones the earlier meme has
+    the higher key.
+
+    Neighbouring float32 numbers are 2**29 float64 numbers apart, and these, read as integers, keep their order: there
+    is room below each score for 2**28 memes, and as much again for the relevant ones.
+    """
+    bits = (np.asarray(scores, dtype=np.float32).astype(np.float64) + 0.0).view(np.int64)  # + 0.0: no negative zero
+    keys = np.where(bits >= 0, bits, bits ^ np.iinfo(np.int64).max)
+    return keys - (first_meme + np.arange(keys.shape[1]))
+
+
 class BestMemes:
     """Each query's best memes by the fused score, found while the tiles of a split pass twice (eval_loop.rank_tiles).
 
-    The order is that of metrics.py: in a tie memes that are not relevant come first.
+    The order is that of metrics.py: in a tie memes that are not relevant come first, then the earlier ones.
     """
 
     def __init__(self, relevance, kept=BEST_KEPT):
@@ -123,22 +136,22 @@ class BestMemes:
         queries, memes = relevance.shape
         self.kept = min(kept, memes)
         self.meme = np.full((queries, self.kept), -1, np.int64)
-        self.order = np.full((queries, self.kept), -np.inf)  # the fused score; a relevant meme's is a hair lower
+        self.order = np.full((queries, self.kept), np.iinfo(np.int64).min)
         self.scores = {}
         self.above = {}
 
     def observe(self, rows, columns, tile):
         """First pass. tile: {score: (R, C)}, `fused` among them."""
-        order = tile["fused"].astype(np.float64)
+        order = order_keys(tile["fused"], columns.start)
         first, last = np.searchsorted(self.relevance.query, (rows.start, rows.stop))
         query, meme = self.relevance.query[first:last], self.relevance.meme[first:last]
         inside = (meme >= columns.start) & (meme < columns.stop)
         place = query[inside] - rows.start, meme[inside] - columns.start
-        order[place] = np.nextafter(order[place], -np.inf)
+        order[place] -= RELEVANT_STEP
         some = min(self.kept, order.shape[1])
-        candidates = np.argpartition(-order, some - 1, axis=1)[:, :some]
+        candidates = np.argpartition(order, -some, axis=1)[:, -some:]
         all_order = np.hstack([self.order[rows], np.take_along_axis(order, candidates, axis=1)])
-        chosen = np.argsort(-all_order, axis=1, kind="stable")[:, : self.kept]
+        chosen = np.argsort(all_order, axis=1)[:, ::-1][:, : self.kept]
 
         def merge(kept, new):
             return np.take_along_axis(np.hstack([kept, new]), chosen, axis=1)

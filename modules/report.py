@@ -127,10 +127,10 @@ def write(args, model, counts, results, val_alpha, device, logger, trainer, seco
         },
         "records/s": round(trainer.progress.records_per_second, 2) if trainer is not None else None,
     }
-    write_json(Path(args.output_dir) / "metrics.json", record)
     if trainer is not None:
         line = {"split": "test", **record["best epoch"], "alpha": results["alpha"], "scores": results["scores"]}
         run_record.write_lines(args, "metrics.jsonl", [*trainer.progress.history, line])
+    write_json(Path(args.output_dir) / "metrics.json", record)  # last: a run that has it is finished
     for line in table_lines(args, results, val_alpha):
         logger.info(line)
     logger.info(f"written to {Path(args.output_dir).resolve()}: {', '.join(run_record.written(args))}")

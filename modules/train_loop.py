@@ -93,6 +93,7 @@ class Trainer:
         self.progress = Progress()
         self.best = None  # stage, epoch and val metric of the weights that load_best took
         self.pending = None  # the optimiser's part of a checkpoint, until its stage is set up
+        self.seconds_before = 0.0  # of an interrupted run that this one goes on with
         self.tensorboard = None
         if args.tensorboard and distributed.is_main():
             self.tensorboard = TensorBoardCurves(self.folder / "tensorboard")
@@ -113,6 +114,7 @@ class Trainer:
                 f"{self.args.resume_model}: the train split is another than the one which the run began with"
             )
         self.progress = Progress(**state["progress"])
+        self.seconds_before = self.progress.seconds
         self.pending = state
         if self.tensorboard is not None:
             for line in self.progress.displayed:
@@ -165,8 +167,8 @@ class Trainer:
             unit="step",
             disable=not distributed.is_main(),
         )
-        started, seconds_before = time.monotonic(), progress.seconds
-        shown_at, shown_step = started, progress.step
+        self.began = time.monotonic() - progress.seconds
+        shown_at, shown_step = time.monotonic(), progress.step
         with bar:
             self._evaluate_if_due(stage)
             while progress.step < total_steps:
@@ -175,7 +177,7 @@ class Trainer:
                 losses = self._step(parallel, optimizer, scaler, batches)
                 progress.step += 1
                 progress.records += args.batch_size
-                progress.seconds = seconds_before + time.monotonic() - started
+                progress.seconds = time.monotonic() - self.began
                 bar.update()
                 ends_epoch = progress.step % self.plan.steps_per_epoch == 0
                 saves = ends_epoch or (args.save_steps and progress.step % args.save_steps == 0)
@@ -191,7 +193,6 @@ class Trainer:
                 if ends_epoch:
                     self._evaluate_if_due(stage)
                     shown_at = time.monotonic()
-                    progress.seconds = seconds_before + shown_at - started
         self._unfreeze(frozen)
         return True
 
@@ -309,6 +310,7 @@ class Trainer:
                 )
         progress.evaluated = epoch
         progress.evaluating += time.monotonic() - started
+        progress.seconds = time.monotonic() - self.began
         self._save_last()
 
     def _save_progress(self, index, optimizer, scaler):

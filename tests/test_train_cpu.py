@@ -315,6 +315,19 @@ def test_the_displayed_steps_are_kept(trained, place):
     assert record["records/s"] == pytest.approx(96 / stepping, rel=0.3)
 
 
+def test_a_resumed_run_counts_the_time_before(trained, place):
+    """Resumed at its very end, after the last evaluation: no step follows, and the speed is still that of the steps."""
+    folder = trained("timed", "--epochs", "2")
+    before = read_json(folder / "metrics.json")
+    argv = place.flags("timed", "--epochs", "2", "--save_similarity")
+    code, printed = run([*argv, "--resume_model", str(folder / "checkpoint_last.pt")])
+    assert code == 0, printed
+    after = read_json(folder / "metrics.json")
+    assert after["records/s"] == pytest.approx(before["records/s"], rel=0.2)
+    assert after["seconds"]["training"] >= after["seconds"]["evaluation on val"]
+    assert after["seconds"]["all"] >= after["seconds"]["training"]
+
+
 def test_a_frozen_or_staged_part_is_not_counted_as_trained(trained):
     staged = read_json(trained("staged") / "metrics.json")["parameters"]
     assert staged["all"] - staged["trained"] == 1  # θ, which a grid chooses
@@ -366,6 +379,23 @@ def test_clip_is_evaluated_as_it_is_loaded(place):
         text = torch.stack([model.clip.encode_text(row)[0, -1] for row in ids])
         cosines = torch.nn.functional.normalize(text, dim=1) @ torch.nn.functional.normalize(image, dim=1).T
     np.testing.assert_allclose(np.load(folder / "qi.npy"), cosines, atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "code"), [("ief", 2), ("drl_wti", 0)])
+def test_a_run_from_a_checkpoint_is_the_method_that_it_says(trained, place, method, code):
+    old = trained("of a method", "--method", "drl_wti", "--epochs", "1")
+    flags = place.flags(f"from it, {method}", "--method", method, "--epochs", "1", "--lr", "0")
+    result, printed = run([*flags, "--init_model", str(old / "checkpoint_best.pt")])
+    assert result == code, printed
+    if code:
+        assert "the model was made with --" in printed
+
+
+def test_clip_from_scratch_is_not_evaluated_as_it_is(place):
+    flags = ["--do_eval", "--data_path", str(place.data), "--output_dir", str(place.folder / "scratch")]
+    code, printed = run([*flags, "--method", "zero_shot_clip", "--pretrained_clip_name", "ViT-tiny/8"])
+    assert code == 2
+    assert "ViT-tiny/8 starts from scratch" in printed
 
 
 def test_parts_that_nothing_has_trained_are_not_evaluated(place):
