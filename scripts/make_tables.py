@@ -39,16 +39,20 @@ def to_arguments(argv):
     add("--baseline", metavar="NAME",
         help=f"the method that the others are tested against (default: {BASELINE})")  # fmt: skip
     add("--tested", nargs="+", default=list(TESTED), metavar="METRIC",
-        help=f"in which metrics (default: {' '.join(TESTED)})")  # fmt: skip
+        help=f"in which of the main table's metrics (default: {' '.join(TESTED)}); ablations: mAP")  # fmt: skip
     return parser.parse_args(argv)
 
 
-def make_tables(runs, out, communities=None, methods=None, seeds=None, baseline=None, tested=TESTED, absent=None):
+def make_tables(
+    runs, out, communities=None, methods=None, seeds=None, baseline=None, tested=TESTED, absent=None, left_out=None
+):
     """Write all tables of the runs below the folder `runs` into the folder `out`.
 
-    communities, methods, seeds: names and numbers; None: all that have runs. baseline: a method of the main table, by
-    default `clip4clip_meanp`. absent: {community: why it has no runs}, a row each. Prints the main
-    table. InputError: a record is damaged, runs of a community have different test splits, or there are no runs.
+    communities, methods, seeds: names and numbers; None: all that have runs. Of a method without a seed the run of
+    the first of `seeds` that has one is taken. baseline: a method of the main table, by default `clip4clip_meanp`.
+    absent: {community: why it has no runs}, a row each. left_out: {(community, method, seed): why}, runs whose folders
+    are not read, as "failed". Prints the main table. InputError: a record is damaged, runs of a community have
+    different test splits, or there are no runs.
     """
     from scripts.tables import csv_files, latex, markdown, records, results
     from scripts.tables.runs import read_communities
@@ -56,7 +60,7 @@ def make_tables(runs, out, communities=None, methods=None, seeds=None, baseline=
     tested = list(dict.fromkeys(tested))
     check_tested(tested)
     check_baseline(baseline)
-    found, unknown = read_communities(runs, communities, methods, seeds, absent)
+    found, unknown = read_communities(runs, communities, methods, seeds, absent, left_out)
     if unknown:
         print(f"left out, as modules/methods.py has no such method: {', '.join(unknown)}")
     baseline = baseline or BASELINE
@@ -94,11 +98,12 @@ def make_tables(runs, out, communities=None, methods=None, seeds=None, baseline=
 
 
 def check_tested(tested):
-    from metrics import METRICS
+    """InputError for what is no mean, or has no column in the main table, where its marks stand."""
+    from scripts.tables.results import MAIN_COLUMNS
 
     for name in tested:
-        if name not in METRICS or name == "MdR":
-            possible = ", ".join(metric for metric in METRICS if metric != "MdR")
+        if name not in MAIN_COLUMNS or name == "MdR":
+            possible = ", ".join(metric for metric in MAIN_COLUMNS if metric != "MdR")
             why = ", a median: the tests are of means" if name == "MdR" else ""
             raise InputError(f"--tested: found {name}{why}, expected some of {possible}")
 

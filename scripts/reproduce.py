@@ -27,6 +27,13 @@ from pathlib import Path
 from util import InputError, ending_clearly
 
 
+def seed(text):
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be between 0 and {2**32 - 1}, not {text}")
+    return value
+
+
 def to_arguments(argv):
     """(namespace, tokens after `--`)."""
     parser = argparse.ArgumentParser(
@@ -38,7 +45,7 @@ def to_arguments(argv):
     add("--communities", nargs="+", required=True, metavar="NAME", help="folders in --data_root (docs/DATA.md)")
     add("--methods", nargs="+", default=["reference", "main"], metavar="NAME",
         help="of modules/methods.py, or reference, main, ablation, all (default: reference main)")  # fmt: skip
-    add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="(default: 0)")
+    add("--seeds", nargs="+", type=seed, default=[0], metavar="N", help="(default: 0)")
     add("--data_root", type=Path, required=True, metavar="DIR", help="holds a folder per community")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the runs and tables; made if it is not there")
     add("--gpus", nargs="+", type=int, metavar="N",
@@ -62,9 +69,9 @@ def main(argv=None):
 
 def reproduce(args, common_tokens):
     """Check everything, make the runs that are missing, then the tables: the exit code."""
-    from scripts.reproduction import commands, communities
+    from scripts.reproduction import choice, commands, communities
     from scripts.reproduction.plan import DONE, Plan
-    from scripts.reproduction.runner import ROOT, Runner, finished
+    from scripts.reproduction.runner import ROOT, Runner, remove_leftover, seconds_of
 
     if Path.cwd() != ROOT:
         raise InputError(f"start this in the repository's folder: cd {shlex.quote(str(ROOT))}")
@@ -75,35 +82,35 @@ def reproduce(args, common_tokens):
     if not found:
         raise InputError("\n".join(f"{name}: no data: {reason}" for name, reason in absent.items()))
     common.check_paths(found)
-    methods = commands.chosen_methods(args.methods)
-    check_baseline(args.baseline, methods)
+    notes = [f"{name}: no data: {reason}" for name, reason in absent.items()]
     slots = slots_of(args.gpus)
-    runs = commands.make_runs(found, methods, args.seeds, args.out, common, args.sentence_model)
+    methods, runs, not_made, remarks = choice.choose(args, found, common)
+    notes += [f"note: {remark}" for remark in remarks]
     commands.check_requirements(runs)
-    data = communities.data_versions(found, runs, common.values)
-    plan = Plan(data, args.any_code)
+    plan = Plan(communities.data_versions(found, runs, common.values), args.any_code)
     states = {run.name: plan.state(run) for run in runs}
 
-    notes = [f"{name}: no data: {reason}" for name, reason in absent.items()]
-    notes += [f"note: {sentence}" for sentence in commands.overridden(methods, common)]
     for note in notes:
         print(f"# {note}" if args.dry_run else note)
     if args.dry_run:
         print_commands(runs, states, slots)
         return 0
     to_make = print_plan(runs, states)
-    known = [(run, record["seconds"]["all"]) for run in runs if (record := finished(run)) and run not in to_make]
+    known = [(run, seconds) for run in runs if run not in to_make and (seconds := seconds_of(run)) is not None]
     outcome = Runner(to_make, plan, slots, known).make_all()
-    print_outcome(outcome, len(runs), sum(state.kind == DONE for state in states.values()))
+    states = {run.name: plan.state(run) for run in runs}
+    for run in runs:
+        remove_leftover(run, plan)
+    print_outcome(outcome, states)
     if outcome.stopped:
         return 130
-    make_tables(args, runs, methods, absent)
-    return 1 if outcome.failed or outcome.busy else 0
-
-
-def check_baseline(name, methods):
-    if name is not None and name not in [method.name for method in methods]:
-        raise InputError(f"--baseline {name} is none of the methods: {', '.join(method.name for method in methods)}")
+    left_out = not_made | {
+        (run.community, run.method.name, run.seed): why_not_made(run, states[run.name], outcome)
+        for run in runs
+        if states[run.name].kind != DONE
+    }
+    make_tables(args, runs, methods, absent, left_out)
+    return 0 if all(state.kind == DONE for state in states.values()) else 1
 
 
 def slots_of(gpus):
@@ -154,27 +161,38 @@ def print_plan(runs, states):
     return to_make
 
 
-def print_outcome(outcome, number, done_before):
+def print_outcome(outcome, states):
+    """Say which runs failed or were not made, and how many are; states: {run's name: State after all}."""
+    from scripts.reproduction.plan import DONE
     from scripts.reproduction.runner import indented
 
     for name, (console, lines) in outcome.failed.items():
         print(f"\n{name} failed; its output is in {console}:\n{indented(lines)}")
-    for name in outcome.busy:
-        print(f"{name}: another process was making it")
-    made = done_before + len(outcome.made)
+    made = sum(state.kind == DONE for state in states.values())
     if outcome.stopped:
-        print(f"stopped: {made} of {number} runs are made; the same command goes on from there", file=sys.stderr)
-    else:
-        failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
-        print(f"{made} of {number} runs are made{failed}")
+        print(f"stopped: {made} of {len(states)} runs are made; the same command goes on from there", file=sys.stderr)
+        return
+    for name, state in states.items():
+        if name in outcome.busy and state.kind != DONE:
+            print(f"{name}: another process is making it")
+        elif name not in outcome.failed and state.kind != DONE:
+            print(f"{name} is not in the tables: {state.why or state.kind}")
+    failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
+    print(f"{made} of {len(states)} runs are made{failed}")
 
 
-def make_tables(args, runs, methods, absent):
-    """The tables of what is made, failed runs or not."""
+def why_not_made(run, state, outcome):
+    """What the tables say in place of a run's numbers."""
+    if run.name in outcome.failed:
+        return "failed"
+    return "another process is making it" if run.name in outcome.busy else state.why or state.kind
+
+
+def make_tables(args, runs, methods, absent, left_out):
+    """The tables of what is made, failed runs or not. left_out: {(community, method, seed): why it is not in them}."""
     from scripts import make_tables as tables
-    from scripts.reproduction.runner import finished
 
-    if not any(finished(run) for run in runs):
+    if all((run.community, run.method.name, run.seed) in left_out for run in runs):
         print("no tables: no run is made")
         return
     tables.make_tables(
@@ -185,6 +203,7 @@ def make_tables(args, runs, methods, absent):
         seeds=args.seeds,
         baseline=args.baseline,
         absent=dict.fromkeys(absent, "no data"),
+        left_out=left_out,
     )
 
 

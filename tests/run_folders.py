@@ -6,13 +6,30 @@ from pathlib import Path
 import numpy as np
 
 import metrics
+from modules.arguments import build_parser, with_method
+from modules.methods import METHODS
 from modules.query_record import QueryRecord
 
 QUERIES, MEMES = 30, 90
 SETTINGS = {
-    **{"fusion": "learned", "co_train": "joint", "epochs": 12, "batch_size": 64, "lr": 1e-3, "select_metric": "mAP"},
-    "pretrained_clip_name": "ViT-tiny/8",
+    **{"epochs": 12, "batch_size": 64, "lr": 1e-3, "coef_lr": 1.0, "pretrained_clip_name": "ViT-tiny/8"},
+    "emotion_encoder": "learned",
 }
+
+
+def settings_of(method, folder, seed):
+    """What args.json has: every flag of main_task_retrieval.py, those of a method as it sets them; less of a reference.
+
+    A name that is no method's stands for none.
+    """
+    if method in METHODS and METHODS[method].group == "reference":
+        return {"method": method, "output_dir": str(folder), "caption_source": "caption", "seed": seed}
+    named = ["--method", method] if method in METHODS else []
+    task = "--do_train" if method not in METHODS or METHODS[method].trained else "--do_eval"
+    given = [*named, task, "--output_dir", str(folder), "--seed", str(seed)]
+    own = {flag[2:] for flag in METHODS[method].flags if flag.startswith("--")} if named else set()
+    settings = vars(build_parser().parse_args(with_method(given)))
+    return settings | {name: value for name, value in SETTINGS.items() if name not in own}
 
 
 def relevance_of(seed=0):
@@ -29,8 +46,8 @@ def write_run(root, community, method, seed=0, quality=1.0, relevance=None, fini
     args.json and of what run.json says of the code and of the data.
     """
     folder = Path(root) / community / method / f"seed_{seed}"
-    folder.mkdir(parents=True)
-    settings = SETTINGS | {"seed": seed} | more.pop("settings", {})
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = settings_of(method, folder, seed) | more.pop("settings", {})
     code = {"version": "c0de" * 16, "commit": "abcdef" * 6 + "abcd"} | more.pop("code", {})
     data = {split: {"csv": f"{split} of {community}", "images": None} for split in ("train", "val", "test")}
     data |= more.pop("data", {})

@@ -152,7 +152,7 @@ def test_many_comparisons_get_resamples_enough(tmp_path):
     for number in range(30):
         for method, quality in (("clip4clip_meanp", 0.2), ("ief", 3.0)):
             write_run(tmp_path / "runs", f"c{number}", method, 0, quality, relevance)
-    tested = ["mAP", "R@1", "R@5", "P@10", "nDCG@10"]
+    tested = ["mAP", "R@1", "R@5", "P@10", "MnR"]
     make_tables(tmp_path / "runs", tmp_path / "out", tested=tested)
     table = read(tmp_path / "out", "significance")
     assert len(table) == 150 and table.holm_randomisation.min() < 0.011

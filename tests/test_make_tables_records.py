@@ -77,14 +77,83 @@ def test_communities_methods_and_seeds_can_be_chosen(runs):
     assert not len(read(out, "significance"))
 
 
+def untrained_runs(root, seeds):
+    """Runs of BM25 with other results under each seed: {seed: mAP}."""
+    folders = {seed: write_run(root, "demo", "bm25", seed, **UNTRAINED) for seed in seeds}
+    return {seed: own_metrics(folder)["mAP"] for seed, folder in folders.items()}
+
+
+def own_metrics(folder):
+    record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return record["test"]["scores"]["fused"]["query_to_meme"]["metrics"]
+
+
 def test_an_untrained_method_stands_with_its_one_run(runs):
-    for seed in (0, 1):
-        write_run(runs, "demo", "zero_shot_clip", seed, **UNTRAINED)
+    untrained_runs(runs, (0, 1))
     out = runs.parent / "out"
-    make_tables(runs, out, seeds=[1, 2])
-    table = read(out, "main").query("method == 'zero_shot_clip'")
+    make_tables(runs, out)
+    table = read(out, "main").query("method == 'bm25'")
     assert set(table.status) == {"complete"} and table.sd.isna().all() and set(table.seeds) == {"0"}
-    assert re.search(r"\| CLIP, zero-shot \| CPU, 2 threads \| 1 \| – \| – \| – \| 2,048 \| – \|", page(out))
+    assert re.search(r"\| BM25 over captions \| CPU, 2 threads \| 1 \| – \| – \| – \| 2,048 \| – \|", page(out))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "shown"),
+    [(None, 0), ([1, 2], 1), ([0, 1], 0), ([1, 0], 1), ([2, 1, 0], 1), ([5], 0)],
+)
+def test_an_untrained_methods_run_is_that_of_the_first_seed_asked_for(runs, seeds, shown):
+    """Where none of these has a run, the one that is there stands: it is of no seed."""
+    results = untrained_runs(runs, (0, 1))
+    write_run(runs, "demo", "bm25", 2, finished=False)
+    make_tables(runs, runs.parent / "out", seeds=seeds)
+    row = read(runs.parent / "out", "main").query("method == 'bm25' and metric == 'mAP'").iloc[0]
+    assert row.seeds == str(shown) and row["mean"] == results[shown] and results[0] != results[1]
+
+
+def test_an_untrained_methods_run_is_that_of_the_lowest_seed_where_none_is_asked_for(tmp_path):
+    """Whatever seeds the other methods have."""
+    write_run(tmp_path / "runs", "demo", "ief", 5)
+    untrained_runs(tmp_path / "runs", (5, 1))
+    make_tables(tmp_path / "runs", tmp_path / "out")
+    assert set(read(tmp_path / "out", "main").query("method == 'bm25'").seeds) == {"1"}
+
+
+def test_runs_that_are_left_out_are_not_read(runs):
+    """Neither their numbers nor anything else of them: their folders hold what is not JSON."""
+    left_out = {("demo", "ief", 2): "failed", ("demo", "drl_wti", 0): "failed", ("demo", "drl_wti", 1): "not made"}
+    for _, method, seed in left_out:
+        folder = write_run(runs, "demo", method, seed)
+        (folder / "metrics.json").write_text("{")
+        (folder / "args.json").write_text("{")
+    write_run(runs, "english_memes", "ief", 0)
+    left_out |= {("custom", "ief", 0): "failed", ("english_memes", "ief", 0): "a <strange> reason"}
+    out = runs.parent / "out"
+    make_tables(runs, out, left_out=left_out)
+    table = read(out, "main")
+    ief = table.query("community == 'demo' and method == 'ief'")
+    assert set(ief.seeds) == {"0"} and set(ief.status) == {"1 of 3 seeds"}
+    assert ief.set_index("metric")["mean"]["mAP"] == own_metrics(runs / "demo" / "ief" / "seed_0")["mAP"]
+    status = table.set_index(["community", "method"]).status.to_dict()
+    assert status["demo", "drl_wti"] == "failed; not made" and status["custom", "ief"] == "failed"
+    assert status["custom", "cap4video"] == "not run" and status["demo", "cap4video"] == "not finished"
+    assert status["english_memes", "ief"] == "a <strange> reason"
+    assert re.search(r"\| DRL, WTI \| failed; not made \|( +\|)+\n", page(out))
+    assert "Left out: ief/seed\\_2 (failed)." in page(out) and "drl\\_wti/seed" not in page(out)
+
+
+@pytest.mark.parametrize("seeds", [None, [0, 1], [1, 0]])
+def test_an_untrained_run_that_is_left_out_is_not_replaced_by_an_older_one(runs, seeds):
+    untrained_runs(runs, (0, 1))
+    first = seeds[0] if seeds else 0
+    make_tables(runs, runs.parent / "out", seeds=seeds, left_out={("demo", "bm25", first): "failed"})
+    row = read(runs.parent / "out", "main").query("method == 'bm25'")
+    assert row.status.tolist() == ["failed"] and row["mean"].isna().all()
+
+
+def test_all_runs_may_be_left_out(tmp_path):
+    write_run(tmp_path / "runs", "demo", "ief", 0)
+    make_tables(tmp_path / "runs", tmp_path / "out", left_out={("demo", "ief", 0): "failed"})
+    assert re.search(r"\| IEF \| failed \|", page(tmp_path / "out"))
 
 
 def test_the_program_lists_the_benchmark_and_says_where_everything_is(runs, capsys):
@@ -104,6 +173,8 @@ def test_the_program_lists_the_benchmark_and_says_where_everything_is(runs, caps
         (["--baseline", "ief_qi"], "ief_qi"),
         (["--tested", "MdR"], "median"),
         (["--tested", "map"], "found map"),
+        (["--tested", "mAP", "nDCG@10"], "nDCG@10"),  # no column of the main table could have its marks
+        (["--tested", "R@100"], "R@100"),
     ],
 )
 def test_what_cannot_be_asked_for(runs, flags, said):
@@ -197,7 +268,115 @@ def test_what_else_differs_is_said_under_the_table(runs):
     assert "beefbeefbeef (ief\\_staged/seed\\_0)" in found
     assert "The train split is not the same in all runs: compare clip4clip\\_meanp/seed\\_0, ief\\_staged/seed" in found
     assert "The val split" not in found
-    assert "--epochs: found 12, 3" in found and "--lr" not in found
+    for flag, values in (("epochs", (12, 3)), ("max\\_words", (32, 16))):
+        assert (
+            f"--{flag} is not the same in all runs: {values[0]} (clip4clip\\_meanp/seed\\_0), "
+            f"{values[1]} (ief\\_staged/seed\\_0)." in found
+        )
+    assert "--lr" not in found
+
+
+def main_part(folder):
+    return page(folder).partition("## Ablations")[0]
+
+
+def test_settings_that_differ_between_the_seeds_of_a_method_are_said(tmp_path):
+    """Whatever the flag, of a method's own as well; not paths, nor what no result depends on."""
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    for seed in (0, 1):
+        elsewhere = {"data_path": f"data{seed}", "num_thread_reader": seed, "save_similarity": bool(seed)}
+        write_run(runs, "demo", "clip4clip_meanp", seed, settings=elsewhere)
+        write_run(runs, "demo", "ief", seed, settings=elsewhere)
+    make_tables(runs, out)
+    assert not re.search("--[a-z]", main_part(out))
+    write_run(runs, "demo", "ief", 2, settings={"warmup_proportion": 0.5, "cross_num_hidden_layers": 2})
+    write_run(runs, "demo", "clip4clip_meanp", 2, settings={"sim_header": "seqTransf"})
+    make_tables(runs, out)
+    for method, flag, before, after in (
+        ("ief", "warmup\\_proportion", 0.1, 0.5),
+        ("ief", "cross\\_num\\_hidden\\_layers", 4, 2),
+        ("clip4clip\\_meanp", "sim\\_header", "meanP", "seqTransf"),
+    ):
+        title = {"ief": "IEF"}.get(method, "CLIP4Clip, meanP")
+        assert (
+            f"The row {title} mixes runs of different settings: --{flag} is {before} in {method}/seed\\_0, "
+            f"{after} in {method}/seed\\_2." in main_part(out)
+        )
+    make_tables(runs, out, seeds=[0, 1])
+    assert "mixes" not in page(out)
+
+
+def test_a_flag_that_has_no_effect_on_a_method_does_not_count_between_methods(tmp_path):
+    """scripts.reproduce drops such a flag, and the run then has the default."""
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    common = {"resize": "pad", "caption_source": "both"}
+    write_run(runs, "demo", "bm25", 0, settings={"caption_source": "both"}, **UNTRAINED)
+    write_run(runs, "demo", "clip4clip_meanp", 0, settings={"resize": "pad"})  # reads no captions
+    write_run(runs, "demo", "ief", 0, settings=common)
+    write_run(runs, "demo", "ief_qc", 0, settings={"caption_source": "both"})  # opens no images
+    write_run(runs, "demo", "ief_per_query", 0, settings=common)
+    make_tables(runs, out)
+    assert "not the same" not in page(out)
+    write_run(runs, "demo", "sentence_encoder", 0, settings={"caption_source": "caption"}, **UNTRAINED)
+    make_tables(runs, out)
+    assert "--caption\\_source is not the same in all runs: both (bm25/seed\\_0), caption (sentence" in main_part(out)
+
+
+def test_a_method_that_was_run_with_other_flags_than_its_own_is_said(tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    write_run(runs, "demo", "clip4clip_meanp", 0)
+    write_run(runs, "demo", "ief", 0, settings={"freeze_layer_num": -1})
+    make_tables(runs, out)
+    assert "defines" not in page(out)
+    for method in ("clip4clip_meanp", "cap4video"):
+        for seed in (0, 1):
+            write_run(runs, "demo", method, seed, settings={"freeze_layer_num": -1})
+    write_run(runs, "demo", "ief_fixed", 0, settings={"fusion_weight": 0.7})
+    make_tables(runs, out)
+    assert "Run with --freeze\\_layer\\_num -1, where the method defines 0: CLIP4Clip, meanP; Cap4Video." in main_part(
+        out
+    )
+    ablations = page(out).partition("## Ablations")[2].partition("## Weights")[0]
+    assert "Run with --fusion\\_weight 0.7, where the method defines 0.5: IEF, weights: fixed, 0.5." in ablations
+    assert "freeze" not in ablations
+
+
+def test_the_full_model_is_that_of_the_defaults_which_the_ablations_change(tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    for method in ("ief", "ief_pad", "ief_fixed"):
+        write_run(runs, "demo", method, 0, settings={"resize": "pad", "epochs": 7, "emotion_encoder": "clip"})
+    make_tables(runs, out)
+    assert "Run with --resize pad, where the method defines crop: IEF." in page(out)
+    assert page(out).count("Run with") == page(out).count("Run with --resize")  # 7 epochs are no other method
+
+
+REFERENCE_CODE = {"version": "4ef0" * 16}  # of a reference more files count
+
+
+def test_the_versions_of_references_are_compared_among_themselves(tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    write_run(runs, "demo", "ief", 0)
+    write_run(runs, "demo", "bm25", 0, code=REFERENCE_CODE, **UNTRAINED)
+    make_tables(runs, out)
+    assert "versions of the code" not in page(out)
+    assert "Code version c0dec0dec0de (commit abcdefabcdef)." in page(out)
+    assert "Code version of the references 4ef04ef04ef0 (commit abcdefabcdef)." in page(out)
+    write_run(runs, "demo", "sentence_encoder", 0, code={"version": "beef" * 16}, **UNTRAINED)
+    make_tables(runs, out)
+    assert (
+        "The references are of 2 versions of the code: 4ef04ef04ef0 (commit abcdefabcdef) (bm25/seed\\_0), "
+        "beefbeefbeef (commit abcdefabcdef) (sentence\\_encoder/seed\\_0)." in page(out)
+    )
+    assert "The runs are of" not in page(out)
+
+
+def test_a_commit_that_left_the_code_as_it_was_makes_no_other_version(tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    for seed, commit in enumerate(("a" * 40, "b" * 40, "a" * 40, None)):
+        write_run(runs, "demo", "ief", seed, code={"commit": commit})
+    make_tables(runs, out)
+    assert "versions of the code" not in page(out)
+    assert "Code version c0dec0dec0de (commits aaaaaaaaaaaa, bbbbbbbbbbbb)." in page(out)
 
 
 def test_weights(runs):
@@ -274,6 +453,19 @@ def test_latex_rows_have_the_tables_columns_and_braces_are_closed(runs):
         for row in rows:
             spanned = sum(int(count) - 1 for count in re.findall(r"\\multicolumn\{(\d+)\}", row))
             assert row.count("&") + spanned + 1 == len(specification), row
+
+
+def test_latex_labels_are_different_for_all_communities(tmp_path):
+    names = ["表情", "笑话", "a_b", "a b", "a-b", "a.b", "demo", "é"]
+    for name in names:
+        write_run(tmp_path / "runs", name, "ief", 0)
+    make_tables(tmp_path / "runs", tmp_path / "out")
+    for name in ("main", "weights", "cost"):
+        text = (tmp_path / "out" / f"{name}.tex").read_text(encoding="utf-8")
+        labels = re.findall(r"\\label\{(.*)\}", text)
+        assert len(set(labels)) == len(names) and f"tab:{name}-demo" in labels and f"tab:{name}-a-b" in labels
+        assert all(re.fullmatch("[A-Za-z0-9:.-]+", label) for label in labels)
+        assert set(re.findall(r"\\ref\{(.*?)\}", text)) <= set(labels)
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")

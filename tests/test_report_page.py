@@ -20,6 +20,7 @@ from scripts.reporting.runs import read_runs, unusual_flags
 from scripts.reporting.thumbnails import first_picture, thumbnails
 from tests.conftest import ROOT
 from tests.report_runs import (
+    PATHS,
     embedded_data,
     evaluation,
     loss,
@@ -319,6 +320,35 @@ def test_runs_side_by_side(two_runs, tmp_path):
     group = ["2–5", "2", *(f"{value:.2f}" for value in ((average_precision(FUSED[0]) + 35) / 2, 50, 100))]
     assert table[3] == [*group, *(f"{value:.2f}" for value in ((average_precision(FUSED[0]) + 100) / 2, 100, 100))]
     assert len(data["pictures"]) == len(SHOWN)  # each meme once
+
+
+def test_what_differs_where_no_common_setting_does(community, tmp_path):
+    """Two methods are named: that they have no setting in common does not make them the same."""
+    captions = {"fused": QC}
+    bm25 = write_small_run(tmp_path / "bm25", community, captions, method="bm25", seed=0, caption_source="caption")
+    args = json.loads((bm25 / "args.json").read_text(encoding="utf-8"))
+    (bm25 / "args.json").write_text(
+        json.dumps({name: args[name] for name in (*PATHS, "datatype", "method", "seed", "caption_source")})
+    )
+    ief = [
+        write_small_run(tmp_path / f"ief{n}", community, captions, method="ief", seed=n, caption_source="caption")
+        for n in (0, 1)
+    ]
+    both = write_small_run(tmp_path / "both", community, captions, method="ief", seed=0, caption_source="both")
+
+    def details(*runs):
+        _, root, _ = report(*runs, out=tmp_path / "page.html")
+        return [part.all("p")[0].text for part in root.one("section", id="gains").all("div", class_="gain")]
+
+    assert details(bm25, ief[0], both) == [
+        "method: bm25 → ief; the settings that both have are the same",
+        "method: bm25 → ief; caption_source: caption → both",
+    ]
+    assert details(*ief) == ["seed: 0 → 1"]
+    assert details(ief[0], both) == ["caption_source: caption → both"]
+    learned = {"method": "ief_emotion_learned", "seed": 0, "caption_source": "caption"}  # ief's own, from scratch
+    equal = write_small_run(tmp_path / "learned", community, captions, **learned)
+    assert details(ief[0], equal) == ["method: ief → ief_emotion_learned; the settings that both have are the same"]
 
 
 def test_names_of_runs(community, tmp_path):

@@ -16,9 +16,10 @@ import pytest
 
 from modules.methods import METHODS
 from scripts.reproduce import main
-from scripts.reproduction.plan import AGAIN, MISSING, Run, State
+from scripts.reproduction import runner
+from scripts.reproduction.plan import AGAIN, DONE, MISSING, Run, State
 from scripts.reproduction.progress import Estimate, duration
-from scripts.reproduction.runner import Runner, locked
+from scripts.reproduction.runner import Runner, locked, remove_leftover
 from tests.community import Place, comparable, read_csv, read_json, run
 from tests.conftest import ROOT
 from tests.processes import run_chains
@@ -91,6 +92,28 @@ def test_the_second_call_starts_nothing_that_is_finished(place, first_call, monk
     assert main(argv) == 0
     printed = capsys.readouterr().out
     assert "3 runs: 3 done" in printed and "3 of 3 runs are made" in printed
+
+
+def test_the_old_results_of_a_run_that_fails_now_are_not_in_the_tables(place, capsys):
+    """It fails before it removes them: there is no GPU."""
+    out = place.folder / "old results"
+    argv = flags(place, out.name, "bm25", "zero_shot_clip", own=["--seeds", "1"])[: -len(TRAINING)]
+    assert main(argv) == 0
+    folder = out / "community" / "zero_shot_clip" / "seed_1"
+    shutil.copytree(folder, folder.parent / "seed_0")
+    assert of_zero_shot(out)["mAP"] == [("complete", True)]
+    assert main([*argv, "--max_words", "20", "--device", "cuda"]) == 1
+    printed = capsys.readouterr().out
+    assert "torch sees no GPU" in printed and "1 of 2 runs are made, 1 failed" in printed
+    assert (folder / "metrics.json").exists()
+    assert [status for status, _ in sum(of_zero_shot(out).values(), [])] == ["failed"]
+    assert not any(number for _, number in sum(of_zero_shot(out).values(), []))
+
+
+def of_zero_shot(out):
+    """{metric: [(status, whether there is a number)]} of its rows of main.csv."""
+    rows = [row for row in read_csv(out / "tables" / "main.csv") if row["method"] == "zero_shot_clip"]
+    return {row["metric"]: [(row["status"], row["mean"] != "")] for row in rows}
 
 
 def test_a_killed_run_goes_on_and_ends_as_one_that_ran_through(place, capsys):
@@ -284,6 +307,56 @@ def test_a_second_ctrl_c_kills(tmp_path):
     start = time.monotonic()
     assert make([pretend(tmp_path, 0, stubborn)]).stopped
     assert time.monotonic() - start < 15
+
+
+def test_a_run_that_loses_the_first_signal_is_told_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "REPEAT", 0.3)
+    deaf_once = "trap 'trap \"touch ended; exit 1\" INT' INT; touch started; for i in $(seq 400); do sleep 0.05; done"
+    signal_when(tmp_path / "started", signal.SIGINT)
+    outcome = make([pretend(tmp_path, 0, f"cd {tmp_path}; {deaf_once}")])
+    assert outcome.stopped and (tmp_path / "ended").exists()
+
+
+class ByItsRecord:
+    """A plan in which the runs that have a metrics.json are done."""
+
+    def state(self, run):
+        return State(DONE if (run.folder / "metrics.json").exists() else MISSING)
+
+
+def test_a_run_that_is_stopped_when_all_is_written_is_made(tmp_path):
+    run = pretend(tmp_path, 0, "")
+    script = f"cd {run.folder}; trap 'exit 130' INT; touch checkpoint_last.pt metrics.json; touch {tmp_path}/started"
+    run = dataclasses.replace(run, command=("sh", "-c", f"{script}; while :; do sleep 0.05; done"))
+    signal_when(tmp_path / "started", signal.SIGINT)
+    outcome = make([run], plan=ByItsRecord())
+    assert outcome.stopped and outcome.made == [run.name] and not outcome.failed
+    assert not (run.folder / "checkpoint_last.pt").exists()
+
+
+def test_what_only_an_interrupted_run_needs_is_removed_if_nobody_makes_it(tmp_path):
+    runs = [pretend(tmp_path, number, "true") for number in range(3)]
+    for one in runs:
+        one.folder.mkdir()
+        (one.folder / "checkpoint_last.pt").touch()
+    for one in runs[:2]:
+        (one.folder / "metrics.json").touch()
+    with open(runs[1].folder / ".lock", "w") as file:
+        assert locked(file)
+        for one in runs:
+            remove_leftover(one, ByItsRecord())
+    assert [(one.folder / "checkpoint_last.pt").exists() for one in runs] == [False, True, True]
+
+
+@pytest.mark.parametrize("record", ["{}", '{"seconds": {"all": null}}', '{"seconds": {"all": "x"}}', "[]", None])
+def test_a_record_without_a_time_is_not_in_the_estimate(tmp_path, record):
+    run = pretend(tmp_path, 0, "true")
+    run.folder.mkdir()
+    if record is not None:
+        (run.folder / "metrics.json").write_text(record)
+    assert runner.seconds_of(run) is None
+    (run.folder / "metrics.json").write_text('{"seconds": {"all": 2.5}}')
+    assert runner.seconds_of(run) == 2.5
 
 
 def signal_when(path, number, times=1):

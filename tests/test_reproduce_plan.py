@@ -1,5 +1,6 @@
 """scripts.reproduce before any run starts: which runs, by which commands, in which state and why."""
 
+import json
 import shlex
 import shutil
 
@@ -7,6 +8,7 @@ import cv2
 import pytest
 import torch
 
+from main_task_retrieval import complete_arguments
 from modules import run_record
 from modules.arguments import METHOD_NAMES, parse_arguments
 from modules.methods import METHODS
@@ -102,7 +104,8 @@ def test_a_community_of_the_benchmark_is_named_to_its_runs(plan, place):
 def test_groups_of_methods(plan):
     count = {group: sum(method.group == group for method in METHODS.values()) for group in ("main", "ablation")}
     assert len(plan(methods=["main"])) == count["main"]
-    assert len(plan(methods=["ablation", "main", "ief"])) == count["main"] + count["ablation"]
+    equal_to_ief = 1  # ief_emotion_clip, as CLIP has weights
+    assert len(plan(methods=["ablation", "main", "ief"])) == count["main"] + count["ablation"] - equal_to_ief
 
 
 def test_flags_without_effect_are_left_out_and_no_others(plan):
@@ -144,8 +147,43 @@ def test_references_get_the_flags_that_they_have(plan):
 
 
 def test_flags_that_change_a_method_are_told(plan):
-    plan(methods=["ief_no_emotions", "ief_emotion_token", "ief"], shared=["--emotion_fusion", "token"])
+    shared = ["--freeze_layer_num", "-1", "--emotion_fusion", "token"]
+    plan(methods=["clip4clip_meanp", "drl_wti"], shared=shared[:2])
+    assert plan.notes == ["# note: clip4clip_meanp runs with --freeze_layer_num -1 instead of 0"]
+    plan(methods=["ief_no_emotions", "ief_qc"], shared=shared[2:])
     assert plan.notes == ["# note: ief_no_emotions runs with --emotion_fusion token instead of none"]
+    plan(methods=["ief_emotion_token", "drl_wti"], shared=shared[2:])
+    message = "--emotion_fusion token, which ief_emotion_token is about, is a flag of every run"
+    assert [note for note in plan.notes if "ief" in note] == [f"# note: {message}"]
+
+
+SCRATCH = ("--pretrained_clip_name", "ViT-tiny/8")
+
+
+@pytest.mark.parametrize(
+    ("methods", "shared", "made", "note"),
+    [
+        (["ief", "ief_pad"], ["--resize", "pad"], ["ief"], "ief_pad is not run: same settings as ief"),
+        (["ief", "ief_pad"], ["--resize", "squash"], ["ief"], "ief_pad is not run: same settings as ief"),
+        (["ief", "ief_pad"], [], ["ief", "ief_pad"], None),
+        (["ief", "ief_emotion_clip"], [], ["ief"], "ief_emotion_clip is not run: same settings as ief"),
+        (["ief", "ief_emotion_learned"], SCRATCH, ["ief"], "ief_emotion_learned is not run: same settings as ief"),
+        (["ief", "ief_emotion_clip"], SCRATCH, ["ief", "ief_emotion_clip"], None),
+        (["ief_pad", "ief_squash"], ["--resize", "squash"], ["ief_squash"], "ief_pad is not run: same settings as"),
+        (["ief", "ief_staged"], ["--co_train", "staged"], ["ief_staged", "ief"], "ief_staged has the same settings"),
+    ],
+)
+def test_of_methods_that_the_flags_make_equal_the_ablation_is_left_out(plan, methods, shared, made, note):
+    runs = plan("--seeds", "0", "1", methods=methods, shared=shared)
+    assert list(runs) == [f"community {name} seed {seed}" for name in made for seed in (0, 1)]
+    assert any(note in line for line in plan.notes) if note else plan.notes == []
+
+
+def test_zero_shot_is_left_out_where_clip_starts_from_scratch(plan):
+    runs = plan(methods=["bm25", "zero_shot_clip", "zero_shot_clip_captions", "ief_qc"], shared=SCRATCH)
+    assert [name.split()[1] for name in runs] == ["bm25", "ief_qc"]
+    why = "zero-shot needs loaded weights, and CLIP starts from scratch"
+    assert plan.notes == [f"# note: zero_shot_clip{part} is not run: {why}" for part in ("", "_captions")]
 
 
 def test_a_finished_run_is_left_alone(plan, out):
@@ -159,7 +197,7 @@ def test_a_finished_run_is_left_alone(plan, out):
     [
         (["--lr", "5e-4"], "--lr was 0.001, is 0.0005"),
         (["--epochs", "3"], "--epochs was 1, is 3"),
-        (["--skip_bad_images"], None),
+        (["--resize", "pad"], None),
         (["--max_words", "20", "--precision", "bf16"], "--max_words was 32, is 20; --precision was fp32, is bf16"),
         (["--loss_weights", "1", "1", "2"], None),
     ],
@@ -179,12 +217,23 @@ def test_other_data_are_a_reason(plan, out, place):
     assert state(plan)[0] == "made again: test.csv has changed"
     csv.write_bytes(before)
     assert state(plan) == ("done", None)
+
+
+def test_other_images_are_a_reason_where_a_run_opens_them(plan, out, place):
+    """drl_wti opens them, ief_qc does not; of the run of drl_wti only the records are there."""
+    name, methods = "community drl_wti seed 0", ["drl_wti", "ief_qc"]
+    args, _ = parse_arguments(plan(methods=methods, out="copy")[name][1][2:-1])
+    complete_arguments(args)
+    folder = shutil.copytree(out, out.parents[1] / "drl_wti" / "seed_0")
+    (folder / "args.json").write_text(json.dumps(vars(args)))
     image = place.data / "images" / "train_red_1.png"
     before = image.read_bytes()
+    assert plan(methods=methods, out="copy") == {name: ("done", None), ONLY: ("done", None)}
     cv2.imwrite(str(image), cv2.resize(cv2.imread(str(image)), (64, 64)))
-    assert state(plan)[0] == "made again: images of train have changed"
+    states = plan(methods=methods, out="copy")
     image.write_bytes(before)
-    assert state(plan) == ("done", None)
+    assert states[name][0] == "made again: images of train have changed"
+    assert states[ONLY] == ("done", None)
 
 
 def test_other_code_is_a_reason_unless_it_is_accepted(plan, out, monkeypatch):
@@ -218,6 +267,18 @@ def test_an_interrupted_run_goes_on_if_nothing_has_changed(plan, out, monkeypatc
     assert state(plan)[0] == "made again: the code has changed"
 
 
+def test_what_one_process_cannot_resume_is_made_again(plan, out):
+    (out / "metrics.json").unlink()
+    last = out / "checkpoint_last.pt"
+    state_of_two = torch.load(last, weights_only=True)
+    state_of_two["random_states"] *= 2
+    torch.save(state_of_two, last)
+    found, command = state(plan)
+    assert "was written by 2 process(es), this run has 1" in found and "--overwrite" in command
+    last.write_bytes(last.read_bytes()[:1000])
+    assert state(plan)[0].startswith(f"made again: {last} cannot be read")
+
+
 def test_runs_are_dealt_to_the_gpus(plan, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -236,6 +297,8 @@ def test_runs_are_dealt_to_the_gpus(plan, monkeypatch):
         ({"--communities": ["empty"]}, "train.csv does not exist"),
         ({"--data_root": ["nowhere"]}, "--data_root nowhere: no such folder"),
         ({"--methods": ["ief", "clip5clip"]}, "--methods clip5clip: no such method; there are bm25,"),
+        ({"--seeds": ["0", "-1"], "--methods": ["bm25"]}, "argument --seeds: must be between 0 and 4294967295, not -1"),
+        ({"--methods": ["ief", "ief_qi"], "--baseline": ["ief_qi"]}, "--baseline: found ief_qi, expected a method of"),
         ({"--baseline": ["drl_wti"]}, "--baseline drl_wti is none of the methods: ief_qc"),
         ({"--gpus": ["0"]}, "--gpus 0: torch sees no GPU here"),
         ({"--": ["--lr", "fast"]}, "argument --lr: invalid non_negative value: 'fast'"),
@@ -247,6 +310,28 @@ def test_runs_are_dealt_to_the_gpus(plan, monkeypatch):
         ({"--": ["--resize", "pad"]}, "--resize has no effect on any of the methods (ief_qc)"),
         ({"--": ["--max_words", "2"]}, "ief_qc: --max_words below 3 leaves no word"),
         ({"--communities": ["community", "empty"], "--": ["--features_path", "x"]}, "--features_path is for one"),
+        ({"--methods": ["zero_shot_clip"], "--": SCRATCH}, "zero_shot_clip: zero-shot needs loaded weights"),
+        (
+            {"--methods": ["zero_shot_clip", "ief"], "--baseline": ["zero_shot_clip"], "--": SCRATCH},
+            "--baseline zero_shot_clip is not run: zero-shot needs loaded weights",
+        ),
+        (
+            {"--methods": ["bm25", "ief"], "--": [*SCRATCH, "--skip_bad_images"]},
+            "--skip_bad_images: bm25 open no images",
+        ),
+        (
+            {"--methods": ["ief_published"], "--": [*SCRATCH, "--bert_name", "./bert"]},
+            "--bert_name ./bert: no such folder",
+        ),
+        (
+            {"--methods": ["ief", "ief_published"], "--": [*SCRATCH, "--emotion_fusion", "none", "--lr", "1"]},
+            "The method itself sets --emotion_encoder, which does not go with --emotion_fusion none for every run",
+        ),
+        (
+            {"--methods": ["drl_wti"], "--": [*SCRATCH, "--sim_header", "tightTransf"]},
+            "The method itself sets --interaction, which does not go with --sim_header tightTransf for every run",
+        ),
+        ({"--": ["--pretrained_clip_name", "no/such.pt"]}, "no/such.pt: no CLIP weights here"),
         ({"--": []}, "ViT-B-32.pt: no CLIP weights here. Fetch them with"),
     ],
 )
@@ -282,4 +367,12 @@ def test_captions_are_checked_only_if_a_run_reads_them(plan, place, capsys):
     with pytest.raises(SystemExit, match="(?s)--caption_source text reads the column 'text'.*found no caption"):
         plan(communities=["bare"], methods=["drl_wti", "ief_qc"])
     assert len(plan(communities=["bare"], methods=["drl_wti", "ief_text"])) == 2
+    shutil.copytree(place.data, place.folder / "no text")
+    for split in ("train", "val"):
+        rows = read_csv(place.data / f"{split}.csv")
+        write_csv(place.folder / "no text" / f"{split}.csv", [row | {"text": ""} for row in rows])
+    with pytest.raises(SystemExit, match=r"no text: train split: no meme has a caption \(--caption_source text\)"):
+        plan(communities=["no text"], methods=["ief_qc", "ief_text"])
+    only_test = ["bm25", "sentence_encoder", "drl_wti"]
+    assert len(plan(communities=["no text"], methods=only_test, shared=["--caption_source", "text"])) == 3
     assert len(plan(communities=["bare"], methods=["ief", "ief_qc"], shared=["--caption_source", "text"])) == 2

@@ -49,13 +49,21 @@ def comparisons(runs):
 def between(runs):
     """The gain of each further run over the first."""
     for run in runs[1:]:
-        flags = different_flags(runs[0], run)
         yield Comparison(
             title=f"From {runs[0].name} to {run.name}",
-            detail="; ".join(flags) if flags else "the settings that both have are the same",
+            detail="; ".join(difference(runs[0], run)),
             before=runs[0].per_query("mAP"),
             after=run.per_query("mAP"),
         )
+
+
+def difference(before, after):
+    """Sentences on what differs; the methods too where the settings that both runs have do not tell them apart."""
+    flags = different_flags(before, after)
+    methods = [run.args.get("method") or run.name for run in (before, after)]
+    if before.args.get("method") != after.args.get("method") and (not flags or before.args.keys() != after.args.keys()):
+        yield f"method: {' → '.join(methods)}"
+    yield from flags or ["the settings that both have are the same"]
 
 
 def within(run):

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +17,6 @@ from modules.arguments import (
     with_method,
     without_effect,
 )
-from modules.methods import GROUPS, METHODS
 from scripts.reproduction.communities import PATHS
 from scripts.reproduction.plan import Run
 from util import InputError
@@ -53,18 +54,6 @@ class CommonFlags:
             raise InputError(f"--{given[0]} is for one community; {len(communities)} are given")
 
 
-def chosen_methods(names):
-    """Methods by their names, by those of groups, and `all`: [Method], in the order of the tables."""
-    chosen = set()
-    for name in names:
-        if name not in METHODS and name not in GROUPS and name != "all":
-            raise InputError(
-                f"--methods {name}: no such method; there are {', '.join(METHODS)}, and {', '.join((*GROUPS, 'all'))}"
-            )
-        chosen |= {method.name for method in METHODS.values() if name in (method.name, method.group, "all")}
-    return [METHODS[name] for name in METHODS if name in chosen]
-
-
 def make_runs(communities, methods, seeds, out, common, sentence_model=None):
     """[Run] of all communities, methods and seeds; a method that draws nothing has the first seed only.
 
@@ -78,7 +67,7 @@ def make_runs(communities, methods, seeds, out, common, sentence_model=None):
         try:
             runs += runs_of(method, communities, seeds, Path(out), common, sentence_model)
         except InputError as error:
-            errors.append(f"{method.name}: {error}")
+            errors.append(f"{method.name}: {error}{conflict(method, common, error)}")
     if errors:
         raise InputError("\n".join(errors))
     for name, _ in common.groups:
@@ -103,16 +92,6 @@ def runs_of(method, communities, seeds, out, common, sentence_model):
             yield Run(community.name, method, seed, folder, **parts, dropped=tuple(dropped))
 
 
-def overridden(methods, common):
-    """Yields a sentence per method whose own flags the common ones change, so that it is no more what its name says."""
-    for method in methods:
-        own = vars(CommonFlags(method.flags).values)
-        new = {name: value for name, value in vars(common.values).items() if own.get(name, value) != value}
-        if new:
-            flags = ", ".join(f"--{name} {value} instead of {own[name]}" for name, value in new.items())
-            yield f"{method.name} runs with {flags}"
-
-
 def dropped_flags(method, common):
     """The names of the common flags that have no effect on a method."""
     if method.group == "reference":
@@ -125,6 +104,30 @@ def dropped_flags(method, common):
         if not useless:
             return dropped
         dropped |= useless
+
+
+def conflict(method, common, error):
+    """A sentence where an error is about flags that the method itself sets: which common flag they do not go with."""
+    own = vars(CommonFlags(method.flags).values).keys() - vars(common.values).keys()
+    own = [f"--{name}" for name in sorted(own & set(re.findall(r"--(\w+)", str(error))))]
+    if not own:
+        return ""
+    to_blame = [" ".join(piece) for name, piece in common.groups if goes_with(method, common.without({name}))]
+    given = " or ".join(to_blame) or "the flags"
+    return (
+        f". The method itself sets {' and '.join(own)}, which does not go with {given} for every run: leave out the "
+        "one or the other"
+    )
+
+
+def goes_with(method, tokens):
+    """Whether a method of main_task_retrieval.py makes sense with these common flags."""
+    common = CommonFlags(tokens)
+    try:
+        program_parts(method, ["--output_dir", ".", *common.without(dropped_flags(method, common))])
+    except InputError:
+        return False
+    return True
 
 
 def task(method):
@@ -170,17 +173,31 @@ def _as_recorded(args):
 
 
 def check_requirements(runs):
-    """InputError where CLIP's weights file is missing, or a package that a reference needs."""
+    """InputError where weights are missing that are looked for in a file or folder, or a package that a run needs."""
+    from modules.build_model import starts_from_scratch
     from modules.clip_encoder import PUBLISHED_FILES, WEIGHTS_FOLDER, read_state_dict
 
-    for name in {run.settings.get("pretrained_clip_name") for run in runs} & PUBLISHED_FILES.keys():
-        path = WEIGHTS_FOLDER / PUBLISHED_FILES[name]
+    trained = [argparse.Namespace(**run.settings) for run in runs if run.method.group != "reference"]
+    for name in sorted({args.pretrained_clip_name for args in trained if not starts_from_scratch(args)}):
+        path = WEIGHTS_FOLDER / PUBLISHED_FILES[name] if name in PUBLISHED_FILES else Path(name)
         if not path.is_file():
             read_state_dict(path)  # raises the message that says where it comes from
+    berts = {args.bert_name for args in trained if args.branches != "qc" and args.emotion_encoder == "bert"}
+    sentence_models = {run.settings["sentence_model"] for run in runs if run.method.name == "sentence_encoder"}
+    for flag, names in (("bert_name", berts), ("sentence_model", sentence_models)):
+        if absent := sorted(name for name in names if is_path(name) and not Path(name).is_dir()):
+            raise InputError(f"--{flag} {absent[0]}: no such folder")
+    wanted = {run.method.name for run in runs if run.method.group == "reference"}
     packages = {"bm25": "bm25s", "sentence_encoder": "sentence_transformers"}
-    missing = [name for name in {run.method.name for run in runs} & packages.keys() if not find_spec(packages[name])]
+    missing = sorted(name for name in wanted if not find_spec(packages[name]))
     if missing:
         raise InputError(
-            f"{' and '.join(sorted(missing))}: pip install -r requirements-references.txt, or give --methods without "
-            "reference"
+            f"{' and '.join(missing)}: pip install -r requirements-references.txt, or give --methods without reference"
         )
+    if berts and not find_spec("transformers"):
+        raise InputError("--emotion_encoder bert needs transformers: pip install -r requirements-bert.txt")
+
+
+def is_path(name):
+    """Whether this can only be a path: a name on the Hugging Face hub is `name` or `owner/name`."""
+    return name.startswith((".", "~", os.sep)) or name.count("/") > 1

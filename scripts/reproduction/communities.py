@@ -70,17 +70,25 @@ def _read(community, runs, common):
     from dataloaders import data_dataloaders as loaders
     from dataloaders.data_version import data_version
 
-    paths = {name: getattr(common, name, None) for name in PATHS}
-    sources = {run.captions for run in runs} - {None}
-    strictest = next((source for source in ("caption", "both", "text") if source in sources), None)
     args = Namespace(
         datatype=community.datatype,
         data_path=str(community.folder),
         branches="qi" if any(run.reads_images for run in runs) else "qc",
-        caption_source=strictest,
-        **paths,
+        **{name: getattr(common, name, None) for name in PATHS},
     )
-    trained = any(run.method.trained for run in runs)
-    names = SPLITS if trained else loaders.existing_splits(args, ("val", "test"))
-    splits, _ = loaders.read_community(args, names, captions_needed=strictest is not None)
+    names = _splits_of(runs, args)
+    splits, _ = loaders.read_community(args, names, captions_needed=False)
+    for source in sorted({run.captions for run in runs} - {None}):
+        args.caption_source = source
+        readers = [run for run in runs if run.captions == source]
+        loaders.read_community(args, _splits_of(readers, args), captions_needed=True)
     return data_version(loaders.csv_paths(args, names), splits, loaders.features_folder(args))
+
+
+def _splits_of(runs, args):
+    """The splits that these runs read."""
+    from dataloaders.data_dataloaders import existing_splits
+
+    if any(run.method.trained for run in runs):
+        return SPLITS
+    return ("test",) if all(run.method.group == "reference" for run in runs) else existing_splits(args, ("val", "test"))

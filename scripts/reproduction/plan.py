@@ -1,5 +1,6 @@
 """Which runs are still to be made, and why: read from their folders alone, anew at each call."""
 
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,8 @@ class Plan:
             return State(AGAIN, f"{run.folder / 'run.json'} does not say by what code and data it was made")
         if other_code and not self.any_code:
             reasons.append("the code has changed")
+        if not finished and not reasons:
+            reasons = why_not_resumable(run)
         if reasons:
             return State(AGAIN, "; ".join(reasons))
         kind = DONE if finished else INTERRUPTED
@@ -86,7 +89,7 @@ class Plan:
                 yield f"{split}.csv is {'new' if old is None else 'gone'}"
             elif old["csv"] != new["csv"]:
                 yield f"{split}.csv has changed"
-            elif old["images"] != new["images"]:
+            elif run.reads_images and old["images"] != new["images"]:
                 yield f"images of {split} have changed"
 
 
@@ -100,6 +103,23 @@ def changed_flags(run, args):
         old = args.get(name, default(name))
         if name not in NOT_CHECKED_ON_RESUME and old != value:
             yield f"--{name} was {old}, is {value}"
+
+
+def why_not_resumable(run):
+    """[why the run's checkpoint_last.pt cannot be gone on with by one process], empty where it can."""
+    import torch
+
+    from modules.checkpoint import check_resumable
+
+    path = last_checkpoint(run)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # the tensors are not read
+        check_resumable(path, state, Namespace(**run.settings))
+    except InputError as error:
+        return [str(error)]
+    except Exception as error:  # torch raises many kinds, by where the file is damaged
+        return [f"{path} cannot be read ({type(error).__name__})"]
+    return []
 
 
 def last_checkpoint(run):

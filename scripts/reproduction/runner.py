@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONSOLE = "console.txt"  # in a run's folder: all that it printed
 LOCK = ".lock"
 POLL = 0.1  # seconds
+REPEAT = 5  # seconds after which a run is asked to stop again: one that is just importing may lose the signal
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "1"}  # a progress bar in a file need not be smooth
 
 
@@ -53,6 +54,7 @@ class Runner:
         for run, seconds in known:
             self.estimate.add(run, seconds)
         self.stops = self.stops_heeded = 0  # how often the user asked to stop
+        self.signalled = 0.0  # when the runs were told
 
     def make_all(self):
         """Make all runs, whatever becomes of each: an Outcome.
@@ -74,6 +76,8 @@ class Runner:
             self._start(*self.waiting.popleft())
         if self.stops > self.stops_heeded:
             self._heed_stop()
+        elif self.stops == 1 and time.monotonic() - self.signalled > REPEAT:
+            self._signal_runs(kill=False)
         self._show_progress()
         time.sleep(POLL)
         for job in [job for job in self.running if job.process.poll() is not None]:
@@ -106,10 +110,10 @@ class Runner:
         self.running.remove(job)
         self.free.append(job.slot)
         seconds, code = time.monotonic() - job.started, job.process.returncode
-        if code == 0:
-            last_checkpoint(job.run).unlink(missing_ok=True)  # only good for going on, and the largest file by far
+        made = code == 0 or self.plan.state(job.run).kind == DONE  # stopped after all was written
         job.lock.close()
-        if code == 0:
+        if made:
+            remove_leftover(job.run, self.plan)
             self.outcome.made.append(job.run.name)
             self.estimate.add(job.run, seconds)
             self.screen.say(f"{job.title}: {map_of(job.run)}{duration(seconds)}{self._remaining()}")
@@ -148,12 +152,22 @@ class Runner:
             self.screen.say(f"stopping: waiting for {len(self.running)} run(s) to end (Ctrl-C again kills)")
 
     def _signal_runs(self, kill):
+        self.signalled = time.monotonic()
         for job in self.running:
             with contextlib.suppress(ProcessLookupError):
                 if kill:
                     os.killpg(job.process.pid, signal.SIGKILL)  # with the processes that it has started
                 else:
                     job.process.send_signal(signal.SIGINT)
+
+
+def remove_leftover(run, plan):
+    """Remove a finished run's checkpoint_last.pt: it is only good for going on, and the largest file by far."""
+    if not last_checkpoint(run).is_file():
+        return
+    with contextlib.suppress(OSError), open(run.folder / LOCK, "ab") as lock:  # a folder may be read-only
+        if locked(lock) and plan.state(run).kind == DONE:
+            last_checkpoint(run).unlink(missing_ok=True)
 
 
 def start_process(run, state, environment, lock):
@@ -190,6 +204,14 @@ def finished(run):
     try:
         return read_json(run.folder / "metrics.json")
     except InputError:
+        return None
+
+
+def seconds_of(run):
+    """How long a finished run took, or None where its record does not say."""
+    try:
+        return float(finished(run)["seconds"]["all"])
+    except (KeyError, TypeError, ValueError):
         return None
 
 

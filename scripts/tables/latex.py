@@ -85,4 +85,6 @@ def styled(cell):
 
 
 def label(table, slug):
-    return f"tab:{table.name}-{re.sub('[^A-Za-z0-9]+', '-', slug)}"
+    """`tab:main-english-memes`; what is no ASCII letter, digit or underscore stands as its code between dots."""
+    plain = re.sub("[^A-Za-z0-9_]", lambda found: f".{ord(found[0]):x}.", slug)
+    return f"tab:{table.name}-{plain.replace('_', '-')}"

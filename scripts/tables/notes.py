@@ -1,11 +1,7 @@
 """The sentences under a table: what the runs have in common, and what not."""
 
+from scripts.tables import settings
 from scripts.tables.table import listed
-
-SHARED_SETTINGS = (  # of training; a method that sets one of them itself is left out
-    *("pretrained_clip_name", "init_model", "epochs", "batch_size", "lr", "weight_decay", "warmup_proportion"),
-    *("precision", "select_metric", "max_words", "max_captions"),
-)
 
 
 def selection(communities):
@@ -30,25 +26,20 @@ def of_community(community, methods=None):
     seeds = next((entry.expected for entry in entries if entry.method.seeded), ())
     if seeds:
         yield f"Seed{'s' * (len(seeds) > 1)} {listed(seeds)}."
-    yield code(runs)
+    yield from left_out(entries)
+    yield from code(entries)
     for split in ("train", "val"):
         yield from differing(f"The {split} split", runs, lambda run, split=split: run.data.get(split, {}).get("csv"))
     for split in ("train", "val", "test"):
         yield from differing(
             f"The images of the {split} split", runs, lambda run, split=split: run.data.get(split, {}).get("images")
         )
-    for key in SHARED_SETTINGS:
-        flag = f"--{key}"
-        comparable = [
-            run
-            for entry in entries
-            if entry.method.trained and flag not in entry.method.flags
-            for run in entry.runs
-            if key in run.settings
-        ]
-        values = sorted({str(run.settings[key]) for run in comparable})
-        if len(values) > 1:
-            yield f"Not all runs have the same {flag}: found {listed(values)}."
+    for title, flag, values in settings.mixed(entries):
+        yield f"The row {title} mixes runs of different settings: --{flag} is {located(values, ' in {}')}."
+    for flag, values in settings.differing(entries):
+        yield f"--{flag} is not the same in all runs: {located(values, ' ({})')}."
+    for flag, value, own, titles in settings.overridden(entries):
+        yield f"Run with --{flag} {value}, where the method defines {own}: {'; '.join(titles)}."
 
 
 def test_split(run):
@@ -59,18 +50,37 @@ def test_split(run):
     return f"{len(run.values):,} queries{left_out}, {counts['memes']:,} memes, {pairs:,} relevant pairs."
 
 
-def code(runs):
-    """The version of the code, or that there are several, with a run of each."""
-    of_version = {}
-    for run in runs:
-        of_version.setdefault((run.code["version"], run.code["commit"]), run)
-    texts = {}
-    for (version, commit), run in of_version.items():
-        text = f"{str(version)[:12]}{f' (commit {commit[:12]})' if commit else ''}"
-        texts[f"{text} ({where(run)})" if len(of_version) > 1 else text] = None
-    if len(of_version) == 1:
-        return f"Code version {listed(texts)}."
-    return f"The runs are of {len(of_version)} versions of the code: {listed(texts)}."
+def left_out(entries):
+    """A sentence where a row lacks runs that are left out; one that has no run at all says so itself."""
+    runs = [
+        f"{entry.method.name}/seed_{seed} ({reason})"
+        for entry in entries
+        if entry.runs
+        for seed, reason in entry.left_out.items()
+    ]
+    if runs:
+        yield f"Left out: {listed(runs)}."
+
+
+def code(entries):
+    """The version of the code, or that there are several. A reference's covers more files: it is another one."""
+    for whose, who, is_reference in (("", "The runs", False), (" of the references", "The references", True)):
+        runs = [run for entry in entries if (entry.method.group == "reference") == is_reference for run in entry.runs]
+        of_version = {}
+        for run in runs:
+            of_version.setdefault(run.code["version"], []).append(run)
+        texts = {version: f"{str(version)[:12]}{commits(of)}" for version, of in of_version.items()}
+        if len(texts) == 1:
+            yield f"Code version{whose} {listed(texts.values())}."
+        elif texts:
+            named = (f"{text} ({where(of_version[version][0])})" for version, text in texts.items())
+            yield f"{who} are of {len(texts)} versions of the code: {listed(named)}."
+
+
+def commits(runs):
+    """The commits of runs of one version, in brackets; empty outside a repository."""
+    names = dict.fromkeys(run.code["commit"][:12] for run in runs if run.code["commit"])
+    return f" (commit{'s' * (len(names) > 1)} {listed(names)})" if names else ""
 
 
 def differing(what, runs, get):
@@ -81,6 +91,11 @@ def differing(what, runs, get):
             first.setdefault(get(run), run)
     if len(first) > 1:
         yield f"{what} is not the same in all runs: compare {listed(where(run) for run in first.values())}."
+
+
+def located(values, form):
+    """{value: Run} as values with a folder each."""
+    return listed(value + form.format(where(run)) for value, run in values.items())
 
 
 def where(run):

@@ -55,18 +55,24 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class MethodRuns:
-    """The runs of a method on a community. expected: the seeds that a full row has; started: folders of a run."""
+    """The runs of a method on a community.
+
+    expected: the seeds that a full row has; started: folders of a run; left_out: {seed: why its run is left out}.
+    """
 
     method: Method
     runs: list
     started: int
     expected: tuple
+    left_out: dict
 
     @property
     def missing(self):
         """Why there are no numbers; empty where there are some."""
         if self.runs:
             return ""
+        if self.left_out:
+            return "; ".join(dict.fromkeys(self.left_out.values()))
         return "not finished" if self.started else "not run"
 
     @property
@@ -76,15 +82,24 @@ class MethodRuns:
         return f"{len(self.runs)} of {len(self.expected)} seeds"
 
     @property
+    def _incomplete(self):
+        return f" ({self.status})" if self.status.endswith("seeds") else ""
+
+    @property
     def setting(self):
         """The method's title, with the number of runs where some are missing."""
-        return self.method.title + (f" ({self.status})" if self.status.endswith("seeds") else "")
+        return self.method.title + self._incomplete
 
     @property
     def title(self):
-        """As `setting`; an ablation with the part that it changes, without what that is else."""
-        part = self.method.changes.partition(" (")[0]
-        return f"IEF, {part}: {self.setting}" if part else self.setting
+        """As `setting`; an ablation with the part that it changes."""
+        return full_title(self.method) + self._incomplete
+
+
+def full_title(method):
+    """A method's title; of an ablation with the part that it changes, without what that is else."""
+    part = method.changes.partition(" (")[0]
+    return f"IEF, {part}: {method.title}" if part else method.title
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,15 +119,18 @@ class CommunityRuns:
         return [run for entry in self.methods.values() for run in entry.runs]
 
 
-def read_communities(root, communities=None, methods=None, seeds=None, absent=None):
+def read_communities(root, communities=None, methods=None, seeds=None, absent=None, left_out=None):
     """-> ([CommunityRuns], folders whose names are no method's).
 
     communities, methods, seeds: what the tables are of; None: all that have a folder of a run. absent: {community:
-    why it has no runs}. InputError: no such folder or method, no run at all, a damaged record, runs of a community
-    that are of different test splits.
+    why it has no runs}. left_out: {(community, method, seed): why}, runs whose folders are not read. InputError: no
+    such folder or method, no run at all, a damaged record, runs of a community that are of different test splits.
     """
     found, unknown = find_folders(Path(root))
     absent = absent or {}
+    # {community: {method: {seed: a folder, or why the run that would be there is left out}}}
+    for (community, method, seed), reason in (left_out or {}).items():
+        found.setdefault(community, {}).setdefault(method, {})[seed] = reason
     if wrong := [name for name in methods or () if name not in METHODS]:
         raise InputError(f"--methods {wrong[0]}: no such method, expected some of {', '.join(METHODS)}")
     if communities is None and not found:
@@ -124,15 +142,15 @@ def read_communities(root, communities=None, methods=None, seeds=None, absent=No
     if methods is None:
         methods = {name for of_community in here.values() for name in of_community}
     methods = [METHODS[name] for name in METHODS if name in methods]
+    asked = tuple(dict.fromkeys(seeds or ()))
     if seeds is None:
-        seeds = {
-            seed for of in here.values() for name, folders in of.items() if METHODS[name].seeded for seed in folders
-        }
-    seeds = tuple(sorted(seeds))
+        of_methods = [(METHODS[name], folders) for of in here.values() for name, folders in of.items()]
+        seeds = sorted({seed for method, folders in of_methods if method.seeded for seed in folders})
+    seeds = tuple(sorted(set(seeds)))
     result = []
     for slug, folders in here.items():
         reason = "" if folders else absent.get(slug, NO_RUNS)
-        entries = {} if reason else {m.name: read_method(m, folders.get(m.name, {}), seeds) for m in methods}
+        entries = {} if reason else {m.name: read_method(m, folders.get(m.name, {}), seeds, asked) for m in methods}
         result.append(CommunityRuns(slug, entries, reason))
         check_test_split(result[-1])
     return result, unknown
@@ -155,14 +173,23 @@ def find_folders(root):
     return found, unknown
 
 
-def read_method(method, folders, seeds):
-    """MethodRuns of {seed: folder}. Of a method without a seed the first finished run stands for all."""
-    finished = {seed: folder for seed, folder in sorted(folders.items()) if (folder / "metrics.json").is_file()}
-    if not method.seeded:
-        first = list(finished.items())[:1]
-        return MethodRuns(method, [read_run(folder, method, seed) for seed, folder in first], len(folders), (0,))
-    runs = [read_run(finished[seed], method, seed) for seed in seeds if seed in finished]
-    return MethodRuns(method, runs, len(set(folders) & set(seeds)), seeds)
+def read_method(method, entries, seeds, asked):
+    """MethodRuns of {seed: folder, or why its run is left out}.
+
+    A method without a seed has one run: that of the first seed, in the order `asked`, which has a finished one, else
+    that of the lowest. Where a run that is left out comes first, there is none: an older one is no substitute.
+    """
+    left_out = {seed: entry for seed, entry in entries.items() if isinstance(entry, str)}
+    folders = {seed: entry for seed, entry in entries.items() if seed not in left_out}
+    finished = {seed: folder for seed, folder in folders.items() if (folder / "metrics.json").is_file()}
+    if method.seeded:
+        chosen, expected = seeds, seeds
+    else:
+        order = dict.fromkeys([*asked, *sorted(entries)])
+        chosen, expected = [seed for seed in order if seed in finished or seed in left_out][:1], (0,)
+    runs = [read_run(finished[seed], method, seed) for seed in chosen if seed in finished]
+    started = len(folders.keys() & set(seeds)) if method.seeded else len(folders)
+    return MethodRuns(method, runs, started, expected, {s: left_out[s] for s in chosen if s in left_out})
 
 
 def read_run(folder, method, seed):
