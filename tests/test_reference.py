@@ -205,7 +205,7 @@ def test_what_the_folder_of_a_reference_holds(bm25_run, community):
     assert record["versions"]["bm25s"] == importlib.metadata.version("bm25s")
     assert record["counts"]["test"]["memes"] == len(plain.memes) == 24
     assert record["counts"]["test"]["memes without captions"] == 0
-    assert record["seconds"]["all"] > 0 and record["peak memory (MiB)"]["host"] > 0
+    assert record["seconds"]["all"] >= 0 and record["peak memory (MiB)"]["host"] > 0  # seconds are rounded to tenths
     [line] = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line) == {"split": "test", "alpha": None, "scores": record["test"]["scores"]}
     queries = QueryRecord.load(folder)
