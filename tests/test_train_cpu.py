@@ -312,7 +312,9 @@ def test_the_displayed_steps_are_kept(trained, place):
         assert f"joint step {line['step']}/12  {shown}  alpha {line['alpha']:.4f}" in log
     record = read_json(folder / "metrics.json")
     stepping = record["seconds"]["training"] - record["seconds"]["evaluation on val"]
-    assert record["records/s"] == pytest.approx(96 / stepping, rel=0.3)
+    rounding = 0.11  # both are rounded to tenths
+    assert 96 / (stepping + rounding) <= record["records/s"]
+    assert stepping <= rounding or record["records/s"] <= 96 / (stepping - rounding)
 
 
 def test_a_resumed_run_counts_the_time_before(trained, place):
