@@ -114,7 +114,9 @@ def write_lines(args, name, lines):
 
 
 def command_line():
-    return shlex.join([Path(sys.executable).name, *sys.argv])
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m scripts.reference`
+    program = ["-m", module.name] if module is not None else sys.argv[:1]
+    return shlex.join([Path(sys.executable).name, *program, *sys.argv[1:]])
 
 
 def versions():

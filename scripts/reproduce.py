@@ -189,18 +189,24 @@ def why_not_made(run, state, outcome):
 
 
 def make_tables(args, runs, methods, absent, left_out):
-    """The tables of what is made, failed runs or not. left_out: {(community, method, seed): why it is not in them}."""
+    """The tables of all that is made in --out, by earlier calls too. left_out: {(community, method, seed): why it is
+    not in them}.
+    """
+    from modules.methods import METHODS
     from scripts import make_tables as tables
 
     if all((run.community, run.method.name, run.seed) in left_out for run in runs):
         print("no tables: no run is made")
         return
+    there = [folder for folder in args.out.glob("*/*/seed_*") if folder.name.removeprefix("seed_").isdecimal()]
+    chosen = {method.name for method in methods} | {folder.parent.name for folder in there}
+    seeds = sorted(int(folder.name.removeprefix("seed_")) for folder in there)
     tables.make_tables(
         args.out,
         args.out / "tables",
-        communities=list(dict.fromkeys(args.communities)),
-        methods=[method.name for method in methods],
-        seeds=args.seeds,
+        communities=list(dict.fromkeys([*args.communities, *sorted(folder.parents[1].name for folder in there)])),
+        methods=[name for name in METHODS if name in chosen],
+        seeds=list(dict.fromkeys([*args.seeds, *seeds])),
         baseline=args.baseline,
         absent=dict.fromkeys(absent, "no data"),
         left_out=left_out,

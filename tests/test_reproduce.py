@@ -94,6 +94,12 @@ def test_the_second_call_starts_nothing_that_is_finished(place, first_call, monk
     assert "3 runs: 3 done" in printed and "3 of 3 runs are made" in printed
 
 
+def test_a_call_for_less_keeps_the_rows_of_what_is_made_already(place, first_call, capsys):
+    assert main(flags(place, "first", "ief_qc")) == 0
+    rows = read_csv(place.folder / "first" / "tables" / "main.csv")
+    assert {row["method"] for row in rows if row["status"] == "complete"} >= {"bm25", "zero_shot_clip"}
+
+
 def test_the_old_results_of_a_run_that_fails_now_are_not_in_the_tables(place, capsys):
     """It fails before it removes them: there is no GPU."""
     out = place.folder / "old results"

@@ -13,7 +13,7 @@ MEANING = (
     "In %, but the ranks MdR and MnR, where lower is better. Mean ± standard deviation (n - 1) over seeds; no ± where "
     "there is one run, as of a method that is not trained."
 )
-EPOCHS = "The epochs of the runs are in the table of costs."
+EPOCHS = "The best epochs are in the table of costs."
 
 
 def main_names(community):
