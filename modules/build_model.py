@@ -59,6 +59,11 @@ def build_model(args, emotion_words, tokenizer, normalise, saved=None):
         if image and caption and args.fusion == "fixed":
             model.fusion.choose(args.fusion_weight)  # the flag's, which may be another than the checkpoint's
     clip.freeze_layers(args.freeze_layer_num)
+    if saved is None and starts_from_scratch(args) and args.freeze_layer_num >= 0:
+        notes.append(
+            f"--freeze_layer_num {args.freeze_layer_num} freezes random embeddings: {args.pretrained_clip_name} starts "
+            "from scratch, which needs --freeze_layer_num -1"
+        )
     return model, weights, notes
 
 

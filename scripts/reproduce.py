@@ -50,7 +50,7 @@ def to_arguments(argv):
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the runs and tables; made if it is not there")
     add("--gpus", nargs="+", type=int, metavar="N",
         help="one run at a time on each of these GPUs (default: one after the other, on the first)")  # fmt: skip
-    add("--baseline", metavar="NAME", help="method with which the tables compare the others")
+    add("--baseline", metavar="NAME", help="method with which the tables compare the others (default: clip4clip_meanp)")
     add("--sentence_model", metavar="NAME", help="of the method sentence_encoder")
     add("--any_code", action="store_true", help="finished runs of another version of the code count too")
     add("--dry_run", action="store_true", help="print the commands of the runs to be made, and make nothing")

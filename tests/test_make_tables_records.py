@@ -489,3 +489,10 @@ def test_csv_holds_every_metric_of_the_record_in_full(runs):
     record = json.loads((runs / "demo" / "clip4clip_meanp" / "seed_0" / "metrics.json").read_text(encoding="utf-8"))
     own = record["test"]["scores"]["fused"]["query_to_meme"]["metrics"]
     assert table["mean"].to_dict() == own and len(own) == 17
+
+
+def test_a_community_that_is_neither_there_nor_known_is_refused(tmp_path):
+    write_run(tmp_path, "demo", "ief", 0)
+    with pytest.raises(InputError, match="--communities demoo: no runs in .*which has demo"):
+        make_tables(tmp_path, tmp_path / "out", communities=["demoo"])
+    assert not (tmp_path / "out").exists()

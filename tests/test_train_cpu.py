@@ -416,6 +416,14 @@ def test_the_default_rate_of_loaded_weights_is_a_thousandth(place):
     assert read_json(place.folder / "coef" / "args.json")["coef_lr"] == 1e-3
 
 
+def test_frozen_random_embeddings_are_told(place):
+    flags = place.flags("frozen from scratch", "--method", "clip4clip_meanp", "--epochs", "1", "--batch_size", "48")
+    at = flags.index("--pretrained_clip_name")
+    code, printed = run([*flags[:at], *flags[at + 2 :], "--pretrained_clip_name", "ViT-tiny/8"])
+    assert code == 0, printed
+    assert "--freeze_layer_num 0 freezes random embeddings" in printed
+
+
 def test_cut_texts_are_told_and_stored(place):
     argv = place.flags("cut", "--epochs", "1", "--max_words", "4", "--max_caption_words", "5", "--max_captions", "2")
     code, printed = run(argv)

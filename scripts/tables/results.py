@@ -67,7 +67,8 @@ def main_table(communities, baseline, tested, comparisons):
         "Bold: the best of a column; underlined: the second. Numbers that print alike share it. The random ranking is "
         "an expectation, and takes no part.",
         significance_note(comparisons, f"{title} in {' and '.join(tested)}")
-        or f"No significance test: the baseline is {title}, and {untested} no finished run.",
+        or f"No significance test: the baseline is {title}, and {untested} no finished run (--baseline names "
+        "another one).",
     ]
     return Table("main", "Results on the test split", ["method", *MAIN_COLUMNS], 1, sections, absent, remarks)
 

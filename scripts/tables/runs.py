@@ -135,6 +135,8 @@ def read_communities(root, communities=None, methods=None, seeds=None, absent=No
         raise InputError(f"--methods {wrong[0]}: no such method, expected some of {', '.join(METHODS)}")
     if communities is None and not found:
         raise InputError(f"{root}: found no run, expected folders <community>/<method>/seed_<n>")
+    if wrong := [name for name in communities or () if name not in {*found, *absent, *COMMUNITIES}]:
+        raise InputError(f"--communities {wrong[0]}: no runs in {root}, which has {', '.join(sorted(found))}")
     slugs = set(found if communities is None else communities) | set(absent)
     order = {slug: place for place, slug in enumerate(COMMUNITIES)}
     slugs = sorted(slugs, key=lambda slug: (order.get(slug, len(order)), slug))
