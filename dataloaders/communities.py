@@ -42,6 +42,7 @@ COMMUNITIES = {
         Community("custom", "Custom", "any"),
     )
 }
+BENCHMARK = tuple(slug for slug in COMMUNITIES if slug not in ("demo", "custom"))
 
 
 def missing_data_message(community, path):

@@ -31,6 +31,27 @@ QI_ONLY = (
     "caption_augmentation",
     "cdcr_lambda",
 )
+NOT_CHECKED_ON_RESUME = {  # flags that may differ between a run and its resumption
+    "method",  # its flags are checked one by one
+    "tensorboard",
+    "resume_model",
+    "init_model",
+    "output_dir",
+    "overwrite",
+    "data_path",
+    "train_csv",
+    "val_csv",
+    "test_csv",
+    "features_path",
+    "num_thread_reader",
+    "n_display",
+    "save_steps",
+    "image_cache_gb",
+    "feature_cache_gb",
+    "save_similarity",
+    "do_eval",
+    "device",
+}
 TRAINING_ONLY = {
     "train_csv",
     "epochs",
@@ -340,12 +361,22 @@ def with_method(argv):
     return [*METHODS[name].flags, *argv] if name in METHOD_NAMES else list(argv)
 
 
-def given_flags(argv):
-    """The names of the flags that stand on the command line."""
+def given_values(argv):
+    """{flag: value} of the flags that stand on the command line; none has to."""
     parser = build_parser()
     for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    return set(vars(parser.parse_args(argv)))
+        action.default, action.required = argparse.SUPPRESS, False
+    return vars(parser.parse_args(argv))
+
+
+def given_flags(argv):
+    """The names of the flags that stand on the command line."""
+    return set(given_values(argv))
+
+
+def default_values():
+    """{flag: value} of a command line without any."""
+    return vars(build_parser().parse_args(["--output_dir", "."]))
 
 
 def refuse(condition, message):

@@ -6,32 +6,12 @@ from pathlib import Path
 import torch
 
 from modules import distributed
+from modules.arguments import NOT_CHECKED_ON_RESUME
 from modules.clip_encoder import first_line
 from modules.methods import METHODS
 from util import InputError, replaced_atomically
 
 FORMAT = 1
-NOT_CHECKED_ON_RESUME = {  # flags that may differ between a run and its resumption
-    "method",  # its flags are checked one by one
-    "tensorboard",
-    "resume_model",
-    "init_model",
-    "output_dir",
-    "overwrite",
-    "data_path",
-    "train_csv",
-    "val_csv",
-    "test_csv",
-    "features_path",
-    "num_thread_reader",
-    "n_display",
-    "save_steps",
-    "image_cache_gb",
-    "feature_cache_gb",
-    "save_similarity",
-    "do_eval",
-    "device",
-}
 MODEL_FLAGS = {  # flags that make the model, whatever it is trained or evaluated on
     "pretrained_clip_name",
     "linear_patch",

@@ -13,13 +13,12 @@ Exit code: 0; 1 for runs that cannot be used or compared, 2 for wrong flags, 130
 import argparse
 from pathlib import Path
 
-from dataloaders.communities import COMMUNITIES
+from dataloaders.communities import BENCHMARK
 from modules.methods import METHODS
 from util import InputError, ending_clearly, write_text
 
 BASELINE = "clip4clip_meanp"
 TESTED = ("mAP", "R@1")
-BENCHMARK = [slug for slug in COMMUNITIES if slug not in ("demo", "custom")]
 SHOWN = ("method", "R@1", "R@5", "R@10", "MdR", "mAP")
 
 

@@ -194,17 +194,18 @@ def make_tables(args, runs, methods, absent, left_out):
     """
     from modules.methods import METHODS
     from scripts import make_tables as tables
+    from scripts.tables.runs import find_folders
 
     if all((run.community, run.method.name, run.seed) in left_out for run in runs):
         print("no tables: no run is made")
         return
-    there = [folder for folder in args.out.glob("*/*/seed_*") if folder.name.removeprefix("seed_").isdecimal()]
-    chosen = {method.name for method in methods} | {folder.parent.name for folder in there}
-    seeds = sorted(int(folder.name.removeprefix("seed_")) for folder in there)
+    there, _ = find_folders(args.out)
+    chosen = {method.name for method in methods}.union(*there.values())
+    seeds = sorted({seed for of_community in there.values() for seeds in of_community.values() for seed in seeds})
     tables.make_tables(
         args.out,
         args.out / "tables",
-        communities=list(dict.fromkeys([*args.communities, *sorted(folder.parents[1].name for folder in there)])),
+        communities=list(dict.fromkeys([*args.communities, *there])),
         methods=[name for name in METHODS if name in chosen],
         seeds=list(dict.fromkeys([*args.seeds, *seeds])),
         baseline=args.baseline,

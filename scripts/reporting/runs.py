@@ -4,17 +4,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.arguments import TRAINING_ONLY, build_parser
+from modules.arguments import NOT_CHECKED_ON_RESUME, TRAINING_ONLY, default_values
 from modules.methods import METHODS
 from modules.query_record import QueryRecord
 from util import InputError, read_json
 
-# Where a run read and wrote, and how the work was shared out: no result depends on it.
-NOT_SETTINGS = {
-    *("data_path", "train_csv", "val_csv", "test_csv", "features_path", "datatype", "output_dir", "overwrite"),
-    *("init_model", "resume_model", "device", "num_thread_reader", "image_cache_gb", "feature_cache_gb"),
-    *("n_display", "save_steps", "tensorboard", "save_similarity", "batch_size_val", "do_eval", "method"),
-}
+NOT_SETTINGS = NOT_CHECKED_ON_RESUME | {"datatype", "batch_size_val"}  # no result depends on these either
 NEVER_DIFFERENT = NOT_SETTINGS | {"do_train", "seed"}  # from a default: each run has its own
 
 
@@ -135,7 +130,7 @@ def title(run):
 
 def unusual_flags(run):
     """[(flag, value)] of what differs from the defaults of main_task_retrieval.py; of a reference all its settings."""
-    defaults = vars(build_parser().parse_args(["--output_dir", "."]))
+    defaults = default_values()
     return [
         (flag, shown(value))
         for flag, value in run.args.items()

@@ -2,9 +2,9 @@
 
 from argparse import Namespace
 
-from modules.arguments import build_parser
+from modules.arguments import build_parser, given_values
 from modules.methods import GROUPS, METHODS
-from scripts.reproduction.commands import CommonFlags, make_runs
+from scripts.reproduction.commands import make_runs
 from util import InputError
 
 NOT_RUN = "not run"
@@ -99,7 +99,7 @@ def same_settings(runs):
 
 def _rank(run):
     """Which of several equal runs stands for all: IEF, else a method of the main table, else what its name says."""
-    own = vars(CommonFlags(run.method.flags).values)
+    own = given_values(run.method.flags)
     changed = any(run.settings.get(name) != value for name, value in own.items())
     return run.method.name != "ief", run.method.group == "ablation", changed, list(METHODS).index(run.method.name)
 
@@ -107,7 +107,7 @@ def _rank(run):
 def notes_on(methods, common):
     """Yields a sentence per method that the common flags make another one, or no longer another one than the rest."""
     for method in methods:
-        own, new = vars(CommonFlags(method.flags).values), vars(common.values)
+        own, new = given_values(method.flags), vars(common.values)
         both = [name for name in new if name in own]
         changed = [f"--{name} {new[name]} instead of {own[name]}" for name in both if own[name] != new[name]]
         if changed:

@@ -13,6 +13,7 @@ from modules.arguments import (
     check_settings,
     check_task,
     given_flags,
+    given_values,
     reads_captions,
     with_method,
     without_effect,
@@ -108,7 +109,7 @@ def dropped_flags(method, common):
 
 def conflict(method, common, error):
     """A sentence where an error is about flags that the method itself sets: which common flag they do not go with."""
-    own = vars(CommonFlags(method.flags).values).keys() - vars(common.values).keys()
+    own = given_values(method.flags).keys() - vars(common.values).keys()
     own = [f"--{name}" for name in sorted(own & set(re.findall(r"--(\w+)", str(error))))]
     if not own:
         return ""

@@ -4,7 +4,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataloaders.communities import COMMUNITIES, SPLITS
+from dataloaders.communities import BENCHMARK, COMMUNITIES, SPLITS
 from util import InputError
 
 PATHS = tuple(f"{split}_csv" for split in SPLITS) + ("features_path",)
@@ -39,13 +39,9 @@ def find_communities(names, data_root):
             folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
             raise InputError(
                 f"--communities {name}: no folder of this name in {root}, which has {', '.join(folders) or 'none'}; "
-                f"the communities of the benchmark are {', '.join(set_of_six())}"
+                f"the communities of the benchmark are {', '.join(BENCHMARK)}"
             )
     return found, absent
-
-
-def set_of_six():
-    return [slug for slug in COMMUNITIES if slug not in ("demo", "custom")]
 
 
 def data_versions(communities, runs, common):

@@ -95,8 +95,7 @@ class Plan:
 
 def changed_flags(run, args):
     """Yields what differs between the flags of a run that was made and those of its command."""
-    from modules.arguments import build_parser
-    from modules.checkpoint import NOT_CHECKED_ON_RESUME
+    from modules.arguments import NOT_CHECKED_ON_RESUME, build_parser
 
     default = build_parser().get_default  # for a flag which is newer than the run
     for name, value in run.settings.items():

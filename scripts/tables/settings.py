@@ -3,7 +3,7 @@
 from argparse import Namespace
 from functools import cache
 
-from modules.arguments import build_parser, given_flags, without_effect
+from modules.arguments import default_values, given_values, without_effect
 from modules.methods import METHODS
 from scripts.reporting.runs import NEVER_DIFFERENT
 from scripts.tables.runs import full_title
@@ -64,9 +64,7 @@ def first_runs(runs, flag):
 @cache
 def own_flags(method):
     """{flag: value} that a method sets itself."""
-    argv = [*method.flags, "--output_dir", "."]
-    given = given_flags(argv) - {"output_dir"}
-    return {flag: value for flag, value in vars(build_parser().parse_args(argv)).items() if flag in given}
+    return given_values(method.flags)
 
 
 @cache
@@ -80,7 +78,7 @@ def definition(method):
 
 @cache
 def defaults():
-    return vars(build_parser().parse_args(["--output_dir", "."]))
+    return default_values()
 
 
 def has_effect(run, flag):
