@@ -321,6 +321,19 @@ def test_pytests_status_is_the_status(machine, status):
     assert machine.run("bash", str(machine.root / ".ci" / "run")).returncode == int(status)
 
 
+@pytest.mark.parametrize("name", ["annotation_file.py.orig", "patch.rej", ".a.py.swp", "a.py~"])
+def test_the_linter_step_refuses_what_tools_leave_behind(machine, name):
+    machine.activate()
+    (machine.root / "scripts" / name).touch()
+    result = machine.script("run_tests.sh")
+    assert result.returncode == 1 and f"scripts/{name}" in result.stderr
+    assert machine.calls("pytest") == []
+    (machine.root / "scripts" / name).unlink()
+    (machine.root / "runs").mkdir()  # what a user keeps there is not the repository's
+    (machine.root / "runs" / name).touch()
+    assert machine.script("run_tests.sh").returncode == 0
+
+
 @pytest.mark.parametrize("command", ["ruff_check", "ruff_format"])
 def test_the_linter_can_fail(machine, command):
     machine.activate()
