@@ -4,13 +4,13 @@ import sys
 import time
 from pathlib import Path
 
-from modules.arguments import check_settings, parse_arguments
+from engine.arguments import check_settings, parse_arguments
 from util import InputError, make_logger, set_seed
 
 
 def main(argv=None):
     args, given = parse_arguments(argv)
-    from modules import distributed
+    from engine import distributed
 
     try:
         run(args, given, distributed.setup(chosen_device(args)))
@@ -49,7 +49,7 @@ def chosen_device(args):
 
 def run(args, given, device):
     """Read and check the data, build the model, train it or load it, score the test split, write metrics.json."""
-    from modules import checkpoint, distributed, run_record
+    from engine import checkpoint, distributed, run_record
 
     started = time.monotonic()
     saved_path = args.resume_model or args.init_model
@@ -62,7 +62,7 @@ def run(args, given, device):
     if args.resume_model:
         checkpoint.check_resumable(args.resume_model, saved, args)
     if args.tensorboard:
-        from modules.tensorboard_curves import check_package
+        from engine.tensorboard_curves import check_package
 
         check_package()
     distributed.call_in_main(run_record.prepare_output_dir, args)
@@ -81,14 +81,14 @@ def run(args, given, device):
 
 
 def log_file(args):
-    from modules import distributed
+    from engine import distributed
 
     return Path(args.output_dir) / "log.txt" if distributed.is_main() else None
 
 
 def complete_arguments(args):
     """Derive what the flags leave open, so that args.json says what was used."""
-    from modules.build_model import emotion_encoder_name, starts_from_scratch
+    from engine.build_model import emotion_encoder_name, starts_from_scratch
 
     if args.emotion_fusion != "none":
         args.emotion_encoder = emotion_encoder_name(args)
@@ -100,7 +100,7 @@ def read_data(args):
     """The CSVs that the task needs, read and checked: ({name: path}, {name: Split}, lines to tell the user)."""
     from dataloaders import data_dataloaders as loaders
     from dataloaders.communities import SPLITS
-    from modules.arguments import reads_captions
+    from engine.arguments import reads_captions
 
     names = SPLITS if args.do_train else loaders.existing_splits(args, ("val", "test"))
     splits, lines = loaders.read_community(args, names, reads_captions(args))
@@ -116,9 +116,9 @@ def prepare(args, device, saved, splits, lines, logger):
     from dataloaders.batch_plan import BatchPlan
     from dataloaders.image_transform import normalise
     from dataloaders.meme_records import emotion_vocabulary
-    from modules import distributed
-    from modules.arguments import reads_captions
-    from modules.build_model import build_model, check_nothing_is_untrained, emotion_encoder_name
+    from engine import distributed
+    from engine.arguments import reads_captions
+    from engine.build_model import build_model, check_nothing_is_untrained, emotion_encoder_name
     from modules.tokenizer import Tokenizer
 
     captions_needed = reads_captions(args)
@@ -150,7 +150,7 @@ def prepare(args, device, saved, splits, lines, logger):
 
 def describe_model(args, model, weights, saved):
     """One line: where CLIP's weights come from, and how large the model is."""
-    from modules.clip_encoder import published_note
+    from modules.backbones.openai import published_note
 
     source = "from a checkpoint" if saved else "from scratch" if weights is None else published_note(weights)
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -160,8 +160,8 @@ def describe_model(args, model, weights, saved):
 
 def train(args, data, model, device, saved, logger):
     """All stages of --co_train; afterwards the model holds the best checkpoint's weights. Returns the Trainer."""
-    from modules import distributed
-    from modules.train_loop import Trainer, stages
+    from engine import distributed
+    from engine.train_loop import Trainer, stages
 
     trainer = Trainer(args, model, data["train"], data["val"], device, logger)
     if args.resume_model:
@@ -184,15 +184,15 @@ def train(args, data, model, device, saved, logger):
 
 def evaluate(args, data, counts, model, device, logger, trainer, started):
     """Choose α on val where that is asked for, score the test split once, print the table, write metrics.json."""
-    from modules import distributed, report
+    from engine import distributed, test_record
 
     val_alpha = None
     if "val" in data and model.fusion is not None:
-        val_alpha = report.choose_alpha(args, model, data["val"], device, logger, trainer)
-    results = report.score_test(args, model, data["test"], device, val_alpha)
+        val_alpha = test_record.choose_alpha(args, model, data["val"], device, logger, trainer)
+    results = test_record.score_test(args, model, data["test"], device, val_alpha)
     if distributed.is_main():
         seconds = time.monotonic() - started + (trainer.seconds_before if trainer is not None else 0)
-        report.write(args, model, counts, results, val_alpha, device, logger, trainer, seconds)
+        test_record.write(args, model, counts, results, val_alpha, device, logger, trainer, seconds)
     distributed.barrier()
 
 

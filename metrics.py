@@ -463,7 +463,7 @@ def _nonzero(dense):
 
 def main(argv=None):
     """Print the tables of the command line's matrices; returns the exit code (2: a fault in the input)."""
-    from modules.metrics_command import main
+    from evaluation.metrics_command import main
 
     return main(argv)
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 import metrics
 from benchmarks.machine import describe, peak_memory_mib
 from benchmarks.train_step import make_model
-from modules.eval_loop import EncodedSplit, rank_split, summarise
-from modules.feature_store import FeatureStore
+from evaluation.eval_loop import EncodedSplit, rank_split, summarise
+from evaluation.feature_store import FeatureStore
 from modules.interaction import unit_tokens
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.similarity [--queries 2000] [--memes 2000] [--words 32] [--frames 1] [--device cpu]
 
-Times what an evaluation does with encoded queries and memes: WTI as `modules/eval_loop.py` cuts it into chunks, and QC.
+Times what an evaluation does with encoded queries and memes: WTI in the chunks of `evaluation/eval_loop.py`, and QC.
 The alternative in the same run: WTI as the formula is written, with a mask over the whole score tensor.
 """
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.machine import describe, gemm_rate, peak_memory_mib, seconds_of, synchroniser
-from modules.eval_loop import chunk_of_queries
+from evaluation.eval_loop import chunk_of_queries
 from modules.interaction import token_interaction, unit_tokens
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import describe, gemm_rate, peak_memory_mib, seconds_of, synchroniser
-from modules.clip_encoder import CLIP, ClipSizes
+from modules.backbones.openai import CLIP, ClipSizes
 
 VIT_B_32 = ClipSizes(
     embed_dim=512,
@@ -51,8 +51,8 @@ def make_batch(sizes, batch_size, words, captions, device):
 def make_model(flags):
     """IEF with its defaults on random weights of ViT-B/32, read from a file as any weights are."""
     from dataloaders.image_transform import normalise
-    from modules.arguments import parse_arguments
-    from modules.build_model import build_model
+    from engine.arguments import parse_arguments
+    from engine.build_model import build_model
     from modules.tokenizer import Tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -73,8 +73,8 @@ def main():
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
 
-    from modules.optimizer import make_optimizer, parameter_groups, set_learning_rate
-    from modules.training_step import TrainingStep
+    from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
+    from engine.training_step import TrainingStep
 
     torch.manual_seed(0)
     device = torch.device(options.device)

@@ -96,7 +96,7 @@ def bert_vectors(words, name):
 
     Raises InputError where `transformers` or the weights are missing.
     """
-    from dataloaders.torchvision_ops import import_torchvision
+    from modules.torchvision_ops import import_torchvision
 
     try:
         import_torchvision()  # transformers imports it too, and would fail where its library does not load

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from dataloaders.communities import BENCHMARK
-from modules.methods import METHODS
+from engine.methods import METHODS
 from util import InputError, ending_clearly, write_text
 
 BASELINE = "clip4clip_meanp"
@@ -33,7 +33,7 @@ def to_arguments(argv):
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the tables; made if it is not there")
     add("--communities", nargs="+", metavar="NAME",
         help="default: all that have runs, and the benchmark's six")  # fmt: skip
-    add("--methods", nargs="+", metavar="NAME", help="of modules/methods.py; default: all that have runs")
+    add("--methods", nargs="+", metavar="NAME", help="of engine/methods.py; default: all that have runs")
     add("--seeds", nargs="+", type=int, metavar="N", help="default: all that there are")
     add("--baseline", metavar="NAME",
         help=f"the method that the others are tested against (default: {BASELINE})")  # fmt: skip
@@ -61,7 +61,7 @@ def make_tables(
     check_baseline(baseline)
     found, unknown = read_communities(runs, communities, methods, seeds, absent, left_out)
     if unknown:
-        print(f"left out, as modules/methods.py has no such method: {', '.join(unknown)}")
+        print(f"left out, as engine/methods.py has no such method: {', '.join(unknown)}")
     baseline = baseline or BASELINE
     main_tests = results.main_comparisons(found, baseline, tested)
     ablation_tests = results.ablation_comparisons(found)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dataloaders.communities import COMMUNITIES
 from dataloaders.meme_records import CAPTION_SOURCES, texts
-from modules.methods import METHODS
+from engine.methods import METHODS
 from scripts.references import bm25, sentence_encoder
 from util import ending_clearly, make_logger, write_json
 
@@ -69,7 +69,7 @@ def run(args):
     import torch
 
     from dataloaders import data_dataloaders as loaders
-    from modules import report, run_record
+    from engine import run_record, test_record
 
     started = time.monotonic()
     shared = argparse.Namespace(**vars(args), **AS_EVALUATION)
@@ -98,7 +98,7 @@ def run(args):
     logger.info(reference.description)
 
     results = score(args, split, reference)
-    facts = report.run_facts(args, device)
+    facts = test_record.run_facts(args, device)
     facts["versions"][package] = importlib.metadata.version(package)
     record = facts | {
         "best epoch": None,
@@ -127,9 +127,9 @@ def counts_of(split, documents):
 def score(args, split, reference):
     """Everything that is measured on the test split; writes test_queries.npz and, if asked for, the matrix."""
     import metrics
-    from modules import report
-    from modules.eval_loop import rank_tiles
-    from modules.query_record import BestMemes, QueryRecord
+    from engine import test_record
+    from evaluation.eval_loop import rank_tiles
+    from evaluation.query_record import BestMemes, QueryRecord
 
     queries, memes = len(split.queries), len(split.memes)
     relevance = metrics.Relevance(split.record_topic, split.record_meme, (queries, memes))
@@ -144,17 +144,17 @@ def score(args, split, reference):
         save_to=args.output_dir if args.save_similarity else None,
     )
     QueryRecord.of(split, relevance, ranks, best).save(args.output_dir)
-    return report.test_results(ranks, relevance, args.seed)
+    return test_record.test_results(ranks, relevance, args.seed)
 
 
 def write(args, record, logger):
     """Write metrics.jsonl and, last, metrics.json; print the table."""
-    from modules import report, run_record
+    from engine import run_record, test_record
 
     line = {"split": "test", "alpha": None, "scores": record["test"]["scores"]}
     run_record.write_lines(args, "metrics.jsonl", [line])
     write_json(Path(args.output_dir) / "metrics.json", record)
-    for line in report.table_lines(args, record["test"], None):
+    for line in test_record.table_lines(args, record["test"], None):
         logger.info(line)
     logger.info(f"written to {Path(args.output_dir).resolve()}: {', '.join(run_record.written(args))}")
 

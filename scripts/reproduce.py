@@ -44,7 +44,7 @@ def to_arguments(argv):
     add = parser.add_argument
     add("--communities", nargs="+", required=True, metavar="NAME", help="folders in --data_root (docs/DATA.md)")
     add("--methods", nargs="+", default=["reference", "main"], metavar="NAME",
-        help="of modules/methods.py, or reference, main, ablation, all (default: reference main)")  # fmt: skip
+        help="of engine/methods.py, or reference, main, ablation, all (default: reference main)")  # fmt: skip
     add("--seeds", nargs="+", type=seed, default=[0], metavar="N", help="(default: 0)")
     add("--data_root", type=Path, required=True, metavar="DIR", help="holds a folder per community")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the runs and tables; made if it is not there")
@@ -192,7 +192,7 @@ def make_tables(args, runs, methods, absent, left_out):
     """The tables of all that is made in --out, by earlier calls too. left_out: {(community, method, seed): why it is
     not in them}.
     """
-    from modules.methods import METHODS
+    from engine.methods import METHODS
     from scripts import make_tables as tables
     from scripts.tables.runs import find_folders
 

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import torch
 
-from modules.arguments import parse_arguments
-from modules.clip_encoder import CLIP, ClipSizes
+from engine.arguments import parse_arguments
+from modules.backbones.openai import CLIP, ClipSizes
 from util import set_seed
 
 COLOURS = {  # RGB

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from modules import clip_encoder
-from modules.arguments import parse_arguments
-from modules.build_model import build_model
-from modules.clip_encoder import ClipSizes
+from engine.arguments import parse_arguments
+from engine.build_model import build_model
+from modules.backbones import openai
+from modules.backbones.openai import ClipSizes
 
 torch.set_num_threads(1)  # small tensors: threads that wait for each other on a busy machine cost ten times the work
 
@@ -49,7 +49,7 @@ def small_model_and_notes(*flags, sizes=SMALL, layers=2, seed=0):
     args, _ = parse_arguments(["--do_train", "--output_dir", "unused", "--pretrained_clip_name", "small", *flags])
     args.cross_num_hidden_layers = layers
     torch.manual_seed(seed)
-    with mock.patch.dict(clip_encoder.FROM_SCRATCH, {"small": sizes}):
+    with mock.patch.dict(openai.FROM_SCRATCH, {"small": sizes}):
         model, _, notes = build_model(args, WORDS, LetterTokenizer(), normalise)
     return model.eval(), args, notes
 
@@ -201,7 +201,7 @@ def openai_clip():
 
 def import_transformers():
     """The transformers module, or a skip. torchvision comes first: its CUDA wheel fails beside a CPU torch."""
-    from dataloaders.torchvision_ops import import_torchvision
+    from modules.torchvision_ops import import_torchvision
 
     import_torchvision()
     return pytest.importorskip("transformers")

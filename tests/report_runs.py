@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 import metrics
-from modules.query_record import QueryRecord
+from evaluation.query_record import QueryRecord
 from util import sha256_of
 
 COLUMNS = ("image_id", "image", "topic_id", "query", "captions", "emotions", "text")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 import metrics
-from modules.arguments import build_parser, with_method
-from modules.methods import METHODS
-from modules.query_record import QueryRecord
+from engine.arguments import build_parser, with_method
+from engine.methods import METHODS
+from evaluation.query_record import QueryRecord
 
 QUERIES, MEMES = 30, 90
 SETTINGS = {

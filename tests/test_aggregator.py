@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from engine.arguments import build_parser
 from modules.aggregator import MeanP, SeqLSTM, SeqTransf, start_from_clip_text
-from modules.arguments import build_parser
-from modules.clip_encoder import CLIP
+from modules.backbones.openai import CLIP
 from tests import slow_formulas as slow
 from tests.model_parts import SMALL, randomised, small_model, small_model_and_notes
 

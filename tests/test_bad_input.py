@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules import checkpoint
+from engine import checkpoint
 from tests.community import (
     Place,
     read_csv,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules.arguments import parse_arguments
+from engine.arguments import parse_arguments
 from preprocess import build_community
 from preprocess.building import folder as build_csv
 from preprocess.building.groups import template_groups

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from modules.arguments import SLUGS, build_parser, parse_arguments
+from engine.arguments import SLUGS, build_parser, parse_arguments
 from tests.conftest import ROOT
 
 TRAIN = ["--do_train", "--output_dir", "runs/x"]
@@ -108,7 +108,7 @@ def test_every_flag_is_read_by_the_program():
     """No flag without effect: each name occurs as `args.<name>` (or by name) outside the parser."""
     code = "".join(
         path.read_text()
-        for folder in ("modules", "dataloaders", ".")
+        for folder in ("engine", "evaluation", "dataloaders", ".")
         for path in (ROOT / folder).glob("*.py")
         if path.name != "arguments.py"
     )

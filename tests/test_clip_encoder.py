@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modules import clip_encoder
-from modules.clip_encoder import CLIP, ClipSizes, build_clip, published_note, read_state_dict
+from modules.backbones import openai
+from modules.backbones.openai import CLIP, ClipSizes, build_clip, published_note, read_state_dict
 from modules.transformer import take_last_word
 from tests.model_parts import SMALL, import_transformers, openai_clip, padded_ids, random_text, write_archive
 from util import InputError
@@ -448,7 +448,7 @@ def test_loading_says_whether_the_file_is_the_published_one(tmp_path, monkeypatc
     path.write_bytes(b"abc")
     assert "not the published" in published_note(path)
     of_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
-    monkeypatch.setattr(clip_encoder, "PUBLISHED_SHA256", of_abc)
+    monkeypatch.setattr(openai, "PUBLISHED_SHA256", of_abc)
     note = published_note(path)
     assert "the published file" in note and "not" not in note.replace(str(tmp_path), "")
 

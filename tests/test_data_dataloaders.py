@@ -14,7 +14,7 @@ from dataloaders.batch_plan import BatchPlan
 from dataloaders.image_transform import load_image
 from dataloaders.meme_dataset import MemeDataset, RecordDataset, collate
 from dataloaders.meme_records import texts
-from modules.arguments import parse_arguments
+from engine.arguments import parse_arguments
 from modules.tokenizer import Tokenizer
 from tests.community import draw_community, read_csv, write_csv
 from util import InputError

@@ -118,7 +118,7 @@ def test_weights_go_to_the_score_that_knows(tmp_path, clip):
 
 def test_weights_per_query_go_to_the_score_that_knows_for_that_query(tmp_path, clip):
     """Half of the topics differ in colour only, the other half in captions only: two queries, two weights."""
-    from modules.query_record import QueryRecord
+    from evaluation.query_record import QueryRecord
 
     colours = list(COLOURS)
     folder = write_set(

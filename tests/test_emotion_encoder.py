@@ -7,9 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modules.build_model import build_model
-from modules.checkpoint import model_state
-from modules.clip_encoder import CLIP
+from engine.build_model import build_model
+from engine.checkpoint import model_state
+from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
+from engine.training_step import TrainingStep
+from modules.backbones.openai import CLIP
 from modules.emotion_encoder import (
     EmotionChannel,
     EmotionToken,
@@ -18,8 +20,6 @@ from modules.emotion_encoder import (
     clip_vectors,
     emotion_ids,
 )
-from modules.optimizer import make_optimizer, parameter_groups, set_learning_rate
-from modules.training_step import TrainingStep
 from tests.conftest import ROOT
 from tests.model_parts import (
     SMALL,

@@ -10,8 +10,8 @@ import torch
 import metrics
 from dataloaders.data_dataloaders import query_batches
 from dataloaders.meme_dataset import MemeDataset, collate
-from modules import eval_loop
-from modules.feature_store import FeatureStore
+from evaluation import eval_loop
+from evaluation.feature_store import FeatureStore
 from tests.community import Place, prepared
 
 CPU = torch.device("cpu")

@@ -35,7 +35,7 @@ def published_crop():
     """CLIP's published transform, on Pillow images, without the normalisation."""
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
-    from dataloaders.torchvision_ops import import_torchvision
+    from modules.torchvision_ops import import_torchvision
 
     transforms = import_torchvision().transforms
     bicubic = transforms.InterpolationMode.BICUBIC
@@ -645,7 +645,7 @@ def test_torchvision_operators_are_left_alone_where_they_exist():
     """In a process of its own: operators cannot be taken back. Declaring one twice would be an error."""
     code = """
 import importlib.util, pathlib, torch
-from dataloaders import torchvision_ops
+from modules import torchvision_ops
 if not torchvision_ops.library_loads(pathlib.Path(importlib.util.find_spec("torchvision").origin).parent):
     theirs = torch.library.Library("torchvision", "DEF")  # as its library would, were it one for this torch
     for declaration in torchvision_ops.DECLARATIONS:

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from engine.training_step import TrainingStep
 from modules.loss import channel_decorrelation, info_nce, topic_positives
-from modules.training_step import TrainingStep
 from tests import slow_formulas as slow
 
 B, DIM, MEMES = 6, 5, 9

@@ -2,8 +2,8 @@
 
 import pytest
 
-from modules.arguments import METHOD_NAMES, build_parser, parse_arguments, without_effect
-from modules.methods import GROUPS, METHODS
+from engine.arguments import METHOD_NAMES, build_parser, parse_arguments, without_effect
+from engine.methods import GROUPS, METHODS
 from tests.conftest import ROOT
 
 TRAIN, EVAL = ["--do_train", "--output_dir", "x"], ["--do_eval", "--output_dir", "x"]

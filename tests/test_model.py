@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from modules.build_model import build_model
-from modules.checkpoint import model_state
-from modules.clip_encoder import CLIP
+from engine.build_model import build_model
+from engine.checkpoint import model_state
+from engine.train_loop import SCORES, Stage
+from engine.training_step import TrainingStep
+from modules.backbones.openai import CLIP
 from modules.image_similarity import TightSimilarity
 from modules.interaction import uniform_weights
-from modules.train_loop import SCORES, Stage
-from modules.training_step import TrainingStep
 from tests import slow_formulas as slow
 from tests.model_parts import (
     SMALL,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.optimizer import make_optimizer, parameter_groups, set_learning_rate, warmup_then_cosine
+from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate, warmup_then_cosine
 from tests.model_parts import small_model
 
 LR, COEF, FUSION_LR, DECAY = 1e-3, 1e-2, 0.05, 0.2

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import metrics
-from modules.eval_loop import rank_tiles
-from modules.query_record import BestMemes, QueryRecord
+from evaluation.eval_loop import rank_tiles
+from evaluation.query_record import BestMemes, QueryRecord
 from modules.tokenizer import Tokenizer
 from tests.community import Place, prepared, read_csv, read_json, run
 from util import InputError

@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import load_file
 
 import metrics
-from modules.query_record import QueryRecord
+from evaluation.query_record import QueryRecord
 from scripts import reference
 from scripts.references.bm25 import BM25, words_of
 from scripts.references.sentence_encoder import SentenceEncoder, load

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from modules.query_record import QueryRecord
+from evaluation.query_record import QueryRecord
 from scripts.report import main
 from scripts.reporting.chart import POINTS, thin, ticks
 from scripts.reporting.community import read_community

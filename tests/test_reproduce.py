@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.methods import METHODS
+from engine.methods import METHODS
 from scripts.reproduce import main
 from scripts.reproduction import runner
 from scripts.reproduction.plan import AGAIN, DONE, MISSING, Run, State

@@ -8,10 +8,10 @@ import cv2
 import pytest
 import torch
 
+from engine import run_record
+from engine.arguments import METHOD_NAMES, parse_arguments
+from engine.methods import METHODS
 from main_task_retrieval import complete_arguments
-from modules import run_record
-from modules.arguments import METHOD_NAMES, parse_arguments
-from modules.methods import METHODS
 from scripts.reference import to_arguments
 from scripts.reproduce import main
 from tests.community import Place, read_csv, run, write_csv
@@ -336,7 +336,7 @@ def test_runs_are_dealt_to_the_gpus(plan, monkeypatch):
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_starts(place, tmp_path, monkeypatch, capsys, changes, message):
-    monkeypatch.setattr("modules.clip_encoder.WEIGHTS_FOLDER", tmp_path)
+    monkeypatch.setattr("modules.backbones.openai.WEIGHTS_FOLDER", tmp_path)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     (place.folder / "empty").mkdir(exist_ok=True)
     flags = {"--communities": ["community"], "--methods": ["ief_qc"], "--data_root": [str(place.folder)]}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import util
-from modules import checkpoint, report, train_loop
+from engine import checkpoint, test_record, train_loop
 from tests.community import (
     Place,
     comparable,
@@ -117,8 +117,8 @@ def run_and_die(argv, place, time):
         owner, name = {
             "step": (train_loop.Trainer, "_step"),
             "evaluation": (train_loop, "rank_split"),
-            "grid": (report, "grid_alpha"),
-            "test": (report, "rank_split"),
+            "grid": (test_record, "grid_alpha"),
+            "test": (test_record, "rank_split"),
         }[place]
         wrap(owner, name, before=place != "step")
     program(argv)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from modules.significance import holm, paired_bootstrap, randomisation_test
+from evaluation.significance import holm, paired_bootstrap, randomisation_test
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_the_sign_is_of_the_first_minus_the_second_and_both_are_two_sided(runs):
 
 def test_a_block_more_changes_nothing_but_the_draws(runs, monkeypatch):
     whole = paired_bootstrap(*runs, resamples=500)
-    monkeypatch.setattr("modules.significance.BLOCK_ELEMENTS", 40 * 50)
+    monkeypatch.setattr("evaluation.significance.BLOCK_ELEMENTS", 40 * 50)
     assert paired_bootstrap(*runs, resamples=500) == pytest.approx(whole)
 
 

@@ -11,8 +11,8 @@ import torch
 
 import metrics
 from benchmarks.train_step import VIT_B_32
-from modules import checkpoint, report, train_loop
-from modules.clip_encoder import CLIP
+from engine import checkpoint, test_record, train_loop
+from modules.backbones.openai import CLIP
 from tests.community import Place, comparable, draw_community, read_csv, read_json, run, same_tensors
 from tests.model_parts import write_archive
 
@@ -237,7 +237,7 @@ def test_val_is_seen_after_every_epoch_and_test_once(place, monkeypatch):
         return encode_split(model, data, *more)
 
     monkeypatch.setattr(train_loop, "encode_split", noted)
-    monkeypatch.setattr(report, "encode_split", noted)
+    monkeypatch.setattr(test_record, "encode_split", noted)
     code, printed = run(place.flags("order", "--epochs", "3"))
     assert code == 0, printed
     assert seen == ["val"] * 3 + ["val", "test"]  # the fourth time for the grid's α

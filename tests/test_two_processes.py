@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from modules import checkpoint, distributed, train_loop
-from modules.eval_loop import encode_split, rank_split
+from engine import checkpoint, distributed, train_loop
+from evaluation.eval_loop import encode_split, rank_split
 from tests.community import (
     Place,
     comparable,

@@ -7,7 +7,7 @@ import pytest
 
 from dataloaders.data_version import data_version
 from dataloaders.meme_records import read_splits
-from modules import run_record
+from engine import run_record
 from tests.community import Place, read_json, run
 from tests.conftest import ROOT
 
@@ -66,7 +66,7 @@ def test_a_change_of_the_code_shows(tmp_path, monkeypatch):
     for name in run_record.SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
-    monkeypatch.setattr(run_record, "__file__", str(tmp_path / "modules" / "run_record.py"))
+    monkeypatch.setattr(run_record, "__file__", str(tmp_path / "engine" / "run_record.py"))
     version = run_record.code_version()
     assert version == {"version": version["version"], "commit": None}  # the copy is no repository
     (tmp_path / "modules" / "notes.txt").write_text("not code")

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from modules.arguments import non_negative, positive_int
+from engine.arguments import non_negative, positive_int
 from preprocess.annotation import emotion_words
 from preprocess.annotation.answer import LANGUAGES, without_key
 from preprocess.sources import split_http

@@ -90,7 +90,7 @@ def hashes_file(out):
 
 def write_manifest(folder, args, counts, community):
     """Write build.json: arguments, counts, what was dropped and merged, versions."""
-    from modules.run_record import versions
+    from engine.run_record import versions
 
     arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     value = {

@@ -46,7 +46,7 @@ class SentenceEncoder:
 
 def load(name, device):
     """The SentenceTransformer on the device, in single precision."""
-    from dataloaders.torchvision_ops import import_torchvision
+    from modules.torchvision_ops import import_torchvision
 
     try:
         import_torchvision()  # transformers imports it too, and would fail where its library does not load

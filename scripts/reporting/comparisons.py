@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modules.significance import paired_bootstrap
+from evaluation.significance import paired_bootstrap
 from scripts.reporting.runs import different_flags
 
 LEAST = 1e-9  # of a difference in average precision; less is rounding

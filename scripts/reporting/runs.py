@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.arguments import NOT_CHECKED_ON_RESUME, TRAINING_ONLY, default_values
-from modules.methods import METHODS
-from modules.query_record import QueryRecord
+from engine.arguments import NOT_CHECKED_ON_RESUME, TRAINING_ONLY, default_values
+from engine.methods import METHODS
+from evaluation.query_record import QueryRecord
 from util import InputError, read_json
 
 NOT_SETTINGS = NOT_CHECKED_ON_RESUME | {"datatype", "batch_size_val"}  # no result depends on these either

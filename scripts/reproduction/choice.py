@@ -2,8 +2,8 @@
 
 from argparse import Namespace
 
-from modules.arguments import build_parser, given_values
-from modules.methods import GROUPS, METHODS
+from engine.arguments import build_parser, given_values
+from engine.methods import GROUPS, METHODS
 from scripts.reproduction.commands import make_runs
 from util import InputError
 
@@ -67,7 +67,7 @@ def check_baseline(name, methods):
 
 def without_weights(methods, common):
     """Those that evaluate CLIP as it is, where it starts from scratch: [Method]. InputError where these are all."""
-    from modules.build_model import starts_from_scratch
+    from engine.build_model import starts_from_scratch
 
     name = "pretrained_clip_name"
     clip = getattr(common.values, name, build_parser().get_default(name))

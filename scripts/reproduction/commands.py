@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from modules.arguments import (
+from engine.arguments import (
     build_parser,
     check_settings,
     check_task,
@@ -175,8 +175,8 @@ def _as_recorded(args):
 
 def check_requirements(runs):
     """InputError where weights are missing that are looked for in a file or folder, or a package that a run needs."""
-    from modules.build_model import starts_from_scratch
-    from modules.clip_encoder import PUBLISHED_FILES, WEIGHTS_FOLDER, read_state_dict
+    from engine.build_model import starts_from_scratch
+    from modules.backbones.openai import PUBLISHED_FILES, WEIGHTS_FOLDER, read_state_dict
 
     trained = [argparse.Namespace(**run.settings) for run in runs if run.method.group != "reference"]
     for name in sorted({args.pretrained_clip_name for args in trained if not starts_from_scratch(args)}):

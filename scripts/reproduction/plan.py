@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataloaders.communities import SPLITS
-from modules.methods import GROUPS, Method
+from engine.methods import GROUPS, Method
 from util import InputError, read_json
 
 DONE, INTERRUPTED, MISSING, AGAIN = "done", "interrupted", "missing", "made again"
@@ -53,7 +53,7 @@ class Plan:
     """
 
     def __init__(self, data, any_code):
-        from modules.run_record import REFERENCE_SOURCES, SOURCES, code_version
+        from engine.run_record import REFERENCE_SOURCES, SOURCES, code_version
 
         self.data, self.any_code = data, any_code
         sources = {group: REFERENCE_SOURCES if group == "reference" else SOURCES for group in GROUPS}
@@ -95,7 +95,7 @@ class Plan:
 
 def changed_flags(run, args):
     """Yields what differs between the flags of a run that was made and those of its command."""
-    from modules.arguments import NOT_CHECKED_ON_RESUME, build_parser
+    from engine.arguments import NOT_CHECKED_ON_RESUME, build_parser
 
     default = build_parser().get_default  # for a flag which is newer than the run
     for name, value in run.settings.items():
@@ -108,7 +108,7 @@ def why_not_resumable(run):
     """[why the run's checkpoint_last.pt cannot be gone on with by one process], empty where it can."""
     import torch
 
-    from modules.checkpoint import check_resumable
+    from engine.checkpoint import check_resumable
 
     path = last_checkpoint(run)
     try:

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from evaluation.significance import holm, paired_bootstrap, randomisation_test
 from metrics import METRICS
-from modules.significance import holm, paired_bootstrap, randomisation_test
 
 LOWER_IS_BETTER = ("MdR", "MnR")
 LEVEL = 0.05

@@ -1,6 +1,6 @@
 """The main table and the ablation table: metrics of the test split, and what differs significantly."""
 
-from modules.methods import METHODS
+from engine.methods import METHODS
 from scripts.tables import notes
 from scripts.tables.measures import LEVEL, Spread, compare, metric_spread
 from scripts.tables.table import MARKS, Cell, Row, Section, Table, decimals, number_cell, places

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.communities import COMMUNITIES
+from engine.methods import METHODS, Method
+from evaluation.query_record import FILE_NAME, QueryRecord
 from metrics import METRICS, average
-from modules.methods import METHODS, Method
-from modules.query_record import FILE_NAME, QueryRecord
 from util import InputError, read_json
 
 NO_RUNS = "no runs"

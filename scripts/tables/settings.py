@@ -3,8 +3,8 @@
 from argparse import Namespace
 from functools import cache
 
-from modules.arguments import default_values, given_values, without_effect
-from modules.methods import METHODS
+from engine.arguments import default_values, given_values, without_effect
+from engine.methods import METHODS
 from scripts.reporting.runs import NEVER_DIFFERENT
 from scripts.tables.runs import full_title
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from dataloaders.communities import COMMUNITIES, SPLITS
-from modules.methods import METHODS
+from engine.methods import METHODS
 from util import InputError
 
 SLUGS = tuple(COMMUNITIES)
@@ -135,7 +135,7 @@ def _add_task(parser):
         "--method",
         choices=METHOD_NAMES,
         metavar="NAME",
-        help=f"the flags of a method (modules/methods.py), which further flags override: {', '.join(METHOD_NAMES)}",
+        help=f"the flags of a method (engine/methods.py), which further flags override: {', '.join(METHOD_NAMES)}",
     )
     group.add_argument("--output_dir", required=True, metavar="DIR", help="where the run writes everything")
     group.add_argument("--overwrite", action="store_true", help="start anew in an --output_dir that holds a run")

@@ -7,7 +7,7 @@ queries; the shares add up to the loss of one process that holds the whole batch
 import torch
 from torch import nn
 
-from modules import distributed
+from engine import distributed
 from modules.loss import channel_decorrelation, info_nce, topic_positives
 
 SCORES = ("fused", "qi", "qc")  # the order of --loss_weights

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from modules import distributed
-from modules.arguments import NOT_CHECKED_ON_RESUME
-from modules.clip_encoder import first_line
-from modules.methods import METHODS
+from engine import distributed
+from engine.arguments import NOT_CHECKED_ON_RESUME
+from engine.methods import METHODS
+from modules.backbones.openai import first_line
 from util import InputError, replaced_atomically
 
 FORMAT = 1

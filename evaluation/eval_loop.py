@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 import metrics
 from dataloaders.data_dataloaders import meme_loader, query_batches
-from modules import distributed
-from modules.feature_store import FeatureStore
+from engine import distributed
+from evaluation.feature_store import FeatureStore
 from util import replaced_atomically
 
 TILE_QUERIES, TILE_MEMES = 512, 8192  # memes of one token; of several, fewer

@@ -19,7 +19,7 @@ MAX_LOGIT_SCALE = math.log(100)
 ARCHIVE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 PUBLISHED_FILES = {"ViT-B/32": "ViT-B-32.pt", "ViT-B/16": "ViT-B-16.pt", "ViT-L/14": "ViT-L-14.pt"}
 PUBLISHED_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"  # of ViT-B-32.pt
-WEIGHTS_FOLDER = Path(__file__).parent
+WEIGHTS_FOLDER = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import metrics
-from modules import checkpoint, distributed, run_record
-from modules.eval_loop import alpha_of_queries, alpha_summary, encode_split, grid_alpha, rank_split, summarise
-from modules.query_record import BestMemes, QueryRecord
+from engine import checkpoint, distributed, run_record
+from engine.train_loop import stages
+from evaluation.eval_loop import alpha_of_queries, alpha_summary, encode_split, grid_alpha, rank_split, summarise
+from evaluation.query_record import BestMemes, QueryRecord
 from modules.tokenizer import Tokenizer
-from modules.train_loop import stages
 from util import write_json
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.significance import paired_bootstrap, randomisation_test
 from metrics import (
     Relevance,
     average,
@@ -19,7 +20,6 @@ from metrics import (
     shape_text,
     weighted_sum,
 )
-from modules.significance import paired_bootstrap, randomisation_test
 from util import InputError, write_json
 
 LEGEND = "all in %, but the ranks MdR and MnR; [low,high]: 95 % bootstrap interval (1,000 resamples, seed {})"

@@ -16,11 +16,14 @@ import torch
 
 from dataloaders.data_dataloaders import features_folder
 from dataloaders.data_version import data_version
-from modules.feature_store import TEMPORARY_PREFIX
-from modules.query_record import FILE_NAME as QUERY_RECORD
+from evaluation.feature_store import TEMPORARY_PREFIX
+from evaluation.query_record import FILE_NAME as QUERY_RECORD
 from util import InputError, write_json, write_text
 
-SOURCES = ("main_task_retrieval.py", "metrics.py", "util.py", "dataloaders", "modules")  # what a result depends on
+SOURCES = (  # what a result depends on
+    *("main_task_retrieval.py", "metrics.py", "util.py"),
+    *("dataloaders", "engine", "evaluation", "modules"),
+)
 REFERENCE_SOURCES = (*SOURCES, "scripts/reference.py", "scripts/references")
 AT_THE_START = {"args.json", "run.json", "log.txt"}
 WRITTEN = (

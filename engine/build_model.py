@@ -2,11 +2,11 @@
 
 import torch
 
+from engine.arguments import reads_captions
 from modules.aggregator import MeanP, SeqLSTM, SeqTransf, TightTransf, start_from_clip_text
-from modules.arguments import reads_captions
+from modules.backbones.openai import CLIP, FROM_SCRATCH, ClipSizes, build_clip, load_strictly
 from modules.caption_attention import CaptionAttention
 from modules.caption_similarity import CaptionPooling
-from modules.clip_encoder import CLIP, FROM_SCRATCH, ClipSizes, build_clip, load_strictly
 from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors, bert_vectors, clip_vectors
 from modules.fusion import Fusion
 from modules.ief_model import IEF, Wiring
@@ -20,7 +20,7 @@ def build_model(args, emotion_words, tokenizer, normalise, saved=None):
     """The model that the arguments describe: (IEF, path of CLIP's weights or None, lines to tell the user).
 
     The parts are made in the order qi, qc, fusion, so that a seed gives `--branches qi` the same start as the
-    whole model. `saved`: a checkpoint (modules/checkpoint.py) to take sizes, emotion words and vectors and
+    whole model. `saved`: a checkpoint (engine/checkpoint.py) to take sizes, emotion words and vectors and
     all weights from; then neither CLIP's weights file nor an emotion encoder is needed.
     """
     notes = []

@@ -12,11 +12,11 @@ from tqdm import tqdm
 from dataloaders.batch_plan import BatchPlan
 from dataloaders.data_dataloaders import train_loader
 from dataloaders.meme_records import fingerprint
-from modules import checkpoint, distributed, run_record
-from modules.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
-from modules.optimizer import make_optimizer, parameter_groups, set_learning_rate
-from modules.tensorboard_curves import TensorBoardCurves
-from modules.training_step import SCORES, TrainingStep
+from engine import checkpoint, distributed, run_record
+from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
+from engine.tensorboard_curves import TensorBoardCurves
+from engine.training_step import SCORES, TrainingStep
+from evaluation.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
 from util import InputError, set_seed
 
 QI_PARTS = (
