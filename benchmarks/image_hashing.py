@@ -1,4 +1,4 @@
-"""How many images a second `preprocess.image_facts` hashes, beside a plain loop of Pillow and ImageHash.
+"""How many images a second `preprocess.comparing.image_facts` hashes, beside a plain loop of Pillow and ImageHash.
 
     python -m benchmarks.image_hashing
 
@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from benchmarks.image_loading import draw_photograph
 from benchmarks.machine import peak_memory_mib
-from preprocess.image_facts import image_facts
-from preprocess.near_duplicates import bit_count, near_duplicate_pairs
+from preprocess.comparing.image_facts import image_facts
+from preprocess.comparing.near_duplicates import bit_count, near_duplicate_pairs
 
 FULL_SIZE = 148_886  # records of the benchmark
 QUALITY = 70

@@ -14,7 +14,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
-from preprocess.near_duplicates import DEFAULT_HASH_THRESHOLD
+from preprocess.comparing.near_duplicates import DEFAULT_HASH_THRESHOLD
 from util import InputError, ending_clearly
 
 
@@ -82,13 +82,13 @@ def build(args):
     check(args)
     from preprocess.annotation.emotion_words import DEFAULT, read_emotion_table
     from preprocess.building.folder import hashes_file
-    from preprocess.building.groups import near_duplicate_groups, template_groups
-    from preprocess.building.memes import gather, merge
+    from preprocess.building.inputs import annotated_records
+    from preprocess.building.meme_groups import near_duplicate_groups, template_groups
+    from preprocess.building.merging import gather, merge
     from preprocess.building.published import drop_leaks, published_records
-    from preprocess.building.records import annotated_records
-    from preprocess.building.report import print_community, print_memes, print_next
     from preprocess.building.split import split_community
-    from preprocess.image_facts import image_facts
+    from preprocess.building.summary import print_community, print_memes, print_next
+    from preprocess.comparing.image_facts import image_facts
 
     table = read_emotion_table(args.emotion_table or DEFAULT)
     images = args.images or args.from_json

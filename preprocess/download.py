@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from preprocess.archives import archive_stem, extract
-from preprocess.sources import Changed, Dropped, file_name, open_source, without_secrets
+from preprocess.downloading.archives import archive_stem, extract
+from preprocess.downloading.sources import Changed, Dropped, file_name, open_source, without_secrets
 from util import InputError, sha256_of, write_json
 
 MODULES = Path(__file__).resolve().parent.parent / "modules"

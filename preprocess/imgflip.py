@@ -23,10 +23,10 @@ import os
 from pathlib import Path
 
 from dataloaders.communities import SPLITS
-from preprocess.imgflip575k.community import KINDS, split_memes
-from preprocess.imgflip575k.memes import read_memes
+from preprocess.imgflip575k.split import KINDS, split_memes
 from preprocess.imgflip575k.templates import TABLE, read_templates
-from preprocess.imgflip575k.texts import BLOCKED_WORDS, BlockedWords, to_ascii
+from preprocess.imgflip575k.text_filter import BLOCKED_WORDS, BlockedWords, to_ascii
+from preprocess.imgflip575k.usable_memes import read_memes
 from util import InputError, ending_clearly, replaced_atomically, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not continued

@@ -19,9 +19,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataloaders.meme_records import COLUMNS
-from preprocess.demo.memes import plan_meme, write_image
+from preprocess.demo.meme_plans import plan_meme, write_image
 from preprocess.demo.sheet import write_sheet
-from preprocess.demo.texts import TOPICS
+from preprocess.demo.wording import TOPICS
 from util import InputError, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not taken for this one

@@ -80,7 +80,7 @@ def compare_annotations(args):
     """Write agreement.json and agreement.md, and print the latter's tables."""
     from preprocess.annotation.emotion_words import DEFAULT, read_emotion_table
     from preprocess.measuring import agreement as statistics_agreement
-    from preprocess.measuring import agreement_pages as statistics_agreement_pages
+    from preprocess.measuring import agreement_tables as statistics_agreement_pages
 
     table = read_emotion_table(args.emotion_table or DEFAULT)
     raters = statistics_agreement.read_raters(args.agreement)
@@ -93,9 +93,9 @@ def compare_annotations(args):
 
 def describe_communities(args):
     """Write and print everything about the communities; the problems found, one line each."""
-    from preprocess.measuring import community as statistics_community
-    from preprocess.measuring import pages as statistics_pages
-    from preprocess.measuring import report as statistics_report
+    from preprocess.measuring import findings as statistics_report
+    from preprocess.measuring import number_tables as statistics_pages
+    from preprocess.measuring import survey as statistics_community
 
     if args.out.resolve() in [folder.resolve() for folder in args.communities]:
         raise InputError(f"--out {args.out} is the community itself; choose another folder for the results")

@@ -53,8 +53,8 @@ def make_tables(
     are not read, as "failed". Prints the main table. InputError: a record is damaged, runs of a community have
     different test splits, or there are no runs.
     """
-    from scripts.tables import csv_files, latex, markdown, records, results
-    from scripts.tables.runs import read_communities
+    from scripts.tables import csv_files, latex, markdown, results, weights_and_costs
+    from scripts.tables.run_tree import read_communities
 
     tested = list(dict.fromkeys(tested))
     check_tested(tested)
@@ -69,8 +69,8 @@ def make_tables(
     tables = [
         results.main_table(found, baseline, tested, main_tests),
         results.ablation_table(present, ablation_tests),
-        records.weights_table(present),
-        records.cost_table(present),
+        weights_and_costs.weights_table(present),
+        weights_and_costs.cost_table(present),
     ]
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def check_baseline(name):
 def main(argv=None):
     args = to_arguments(argv)
     with ending_clearly("stopped"):
-        from scripts.tables.runs import NO_RUNS
+        from scripts.tables.run_tree import NO_RUNS
 
         absent = dict.fromkeys(BENCHMARK, NO_RUNS) if args.communities is None else None
         make_tables(**vars(args), absent=absent)

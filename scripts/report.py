@@ -35,9 +35,9 @@ def to_arguments(argv):
 def main(argv=None):
     args = to_arguments(argv)
     with ending_clearly("stopped; nothing was written"):
-        from scripts.reporting.community import read_community
         from scripts.reporting.page import page
-        from scripts.reporting.runs import read_runs
+        from scripts.reporting.shown_runs import read_runs
+        from scripts.reporting.tested_community import read_community
 
         runs = read_runs(args.runs)
         out = args.out or args.runs[0] / "report.html"

@@ -69,7 +69,7 @@ def main(argv=None):
 
 def reproduce(args, common_tokens):
     """Check everything, make the runs that are missing, then the tables: the exit code."""
-    from scripts.reproduction import choice, commands, communities
+    from scripts.reproduction import choice, command_lines, data_folders
     from scripts.reproduction.plan import DONE, Plan
     from scripts.reproduction.runner import ROOT, Runner, remove_leftover, seconds_of
 
@@ -77,8 +77,8 @@ def reproduce(args, common_tokens):
         raise InputError(f"start this in the repository's folder: cd {shlex.quote(str(ROOT))}")
     if args.out.resolve() == args.data_root.resolve():
         raise InputError(f"--out {args.out} is the folder of the data; choose another one for the runs")
-    common = commands.CommonFlags(common_tokens)
-    found, absent = communities.find_communities(args.communities, args.data_root)
+    common = command_lines.CommonFlags(common_tokens)
+    found, absent = data_folders.find_communities(args.communities, args.data_root)
     if not found:
         raise InputError("\n".join(f"{name}: no data: {reason}" for name, reason in absent.items()))
     common.check_paths(found)
@@ -86,8 +86,8 @@ def reproduce(args, common_tokens):
     slots = slots_of(args.gpus)
     methods, runs, not_made, remarks = choice.choose(args, found, common)
     notes += [f"note: {remark}" for remark in remarks]
-    commands.check_requirements(runs)
-    plan = Plan(communities.data_versions(found, runs, common.values), args.any_code)
+    command_lines.check_requirements(runs)
+    plan = Plan(data_folders.data_versions(found, runs, common.values), args.any_code)
     states = {run.name: plan.state(run) for run in runs}
 
     for note in notes:
@@ -194,7 +194,7 @@ def make_tables(args, runs, methods, absent, left_out):
     """
     from engine.methods import METHODS
     from scripts import make_tables as tables
-    from scripts.tables.runs import find_folders
+    from scripts.tables.run_tree import find_folders
 
     if all((run.community, run.method.name, run.seed) in left_out for run in runs):
         print("no tables: no run is made")

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from preprocess.archives import archive_stem, extract
+from preprocess.downloading.archives import archive_stem, extract
 from util import InputError
 
 

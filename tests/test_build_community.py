@@ -16,8 +16,8 @@ from PIL import Image
 from engine.arguments import parse_arguments
 from preprocess import build_community
 from preprocess.building import folder as build_csv
-from preprocess.building.groups import template_groups
-from preprocess.near_duplicates import DEFAULT_HASH_THRESHOLD, groups, near_duplicate_pairs
+from preprocess.building.meme_groups import template_groups
+from preprocess.comparing.near_duplicates import DEFAULT_HASH_THRESHOLD, groups, near_duplicate_pairs
 from tests.build_inputs import SPLITS, Inputs, annotation, slow_edit_distance, slow_groups
 
 WORDS = [

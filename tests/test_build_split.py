@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from preprocess.building.records import Record
+from preprocess.building.inputs import Record
 from preprocess.building.split import by_lot, divide, quotas, split_by_record, split_by_topic, split_community
 
 SHARES = (0.8, 0.1, 0.1)

@@ -18,8 +18,9 @@ from pathlib import Path
 import boto3
 import pytest
 
-from preprocess import download, sources
+from preprocess import download
 from preprocess.download import CLIP_SHA256, CLIP_URL, clip_file, fetch, main
+from preprocess.downloading import sources
 from util import InputError
 
 ROOT = Path(__file__).resolve().parent.parent

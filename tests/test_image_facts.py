@@ -18,10 +18,10 @@ from PIL import Image, ImageOps
 from benchmarks import image_hashing
 from benchmarks.image_loading import draw_photograph
 from dataloaders.image_transform import ImageError, read_frames
-from preprocess import image_facts as module
-from preprocess.image_facts import image_facts
-from preprocess.near_duplicates import DEFAULT_HASH_THRESHOLD, bit_count, near_duplicate_pairs
-from preprocess.perceptual_hash import phashes
+from preprocess.comparing import image_facts as module
+from preprocess.comparing.image_facts import image_facts
+from preprocess.comparing.near_duplicates import DEFAULT_HASH_THRESHOLD, bit_count, near_duplicate_pairs
+from preprocess.comparing.perceptual_hash import phashes
 from util import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -323,7 +323,7 @@ def test_ctrl_c_ends_the_work_and_keeps_what_was_done(many, tmp_path, monkeypatc
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
-from preprocess import image_facts as module
+from preprocess.comparing import image_facts as module
 folder, cache = map(Path, sys.argv[1:])
 examine = module.examine
 def killed(folder, names, chunk):

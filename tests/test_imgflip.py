@@ -20,11 +20,11 @@ from dataloaders.communities import SPLITS
 from dataloaders.meme_records import read_splits
 from preprocess import imgflip
 from preprocess.imgflip575k import images as imgflip_images
-from preprocess.imgflip575k.community import KINDS
 from preprocess.imgflip575k.drawing import Pen, draw_meme, fitted
-from preprocess.imgflip575k.memes import Meme, own_title, read_memes, to_meme, without_repeats
+from preprocess.imgflip575k.split import KINDS
 from preprocess.imgflip575k.templates import COLUMNS, TABLE, read_table, read_templates
-from preprocess.imgflip575k.texts import BlockedWords, comparable, fault, is_english, to_ascii
+from preprocess.imgflip575k.text_filter import BlockedWords, comparable, fault, is_english, to_ascii
+from preprocess.imgflip575k.usable_memes import Meme, own_title, read_memes, to_meme, without_repeats
 from tests.conftest import ROOT
 from tests.imgflip_checkout import DIRTY, TEMPLATES, entry, texts, write, write_checkout
 from util import InputError

@@ -19,10 +19,10 @@ import pytest
 from dataloaders.image_transform import read_frames
 from dataloaders.meme_records import COLUMNS, read_splits
 from preprocess import make_demo
-from preprocess.demo import memes as demo_memes
+from preprocess.demo import meme_plans as demo_memes
 from preprocess.demo import people as demo_people
-from preprocess.demo import texts as demo_texts
-from preprocess.demo.drawing import Canvas, draw_text
+from preprocess.demo import wording as demo_texts
+from preprocess.demo.canvas import Canvas, draw_text
 from preprocess.make_demo import MEMES_PER_TOPIC
 from tests.conftest import ROOT
 from util import InputError

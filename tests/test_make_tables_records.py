@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from scripts.make_tables import main, make_tables
-from scripts.tables.runs import COSTS
+from scripts.tables.run_tree import COSTS
 from tests.run_folders import relevance_of, write_run
 from util import InputError
 

@@ -11,8 +11,14 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from dataloaders.meme_records import Meme
-from preprocess import near_duplicates
-from preprocess.near_duplicates import DEFAULT_HASH_THRESHOLD, bit_count, groups, near_duplicate_pairs, normalised_text
+from preprocess.comparing import near_duplicates
+from preprocess.comparing.near_duplicates import (
+    DEFAULT_HASH_THRESHOLD,
+    bit_count,
+    groups,
+    near_duplicate_pairs,
+    normalised_text,
+)
 from util import InputError
 
 

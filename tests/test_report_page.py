@@ -14,9 +14,9 @@ import pytest
 from evaluation.query_record import QueryRecord
 from scripts.report import main
 from scripts.reporting.chart import POINTS, thin, ticks
-from scripts.reporting.community import read_community
-from scripts.reporting.groups import by_emotion, by_number, by_script, groupings
-from scripts.reporting.runs import read_runs, unusual_flags
+from scripts.reporting.query_groups import by_emotion, by_number, by_script, groupings
+from scripts.reporting.shown_runs import read_runs, unusual_flags
+from scripts.reporting.tested_community import read_community
 from scripts.reporting.thumbnails import first_picture, thumbnails
 from tests.conftest import ROOT
 from tests.report_runs import (

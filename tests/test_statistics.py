@@ -17,8 +17,8 @@ from PIL import Image
 
 from dataloaders.meme_records import Meme, read_splits
 from preprocess import statistics
-from preprocess.image_facts import image_facts
-from preprocess.measuring.pages import aligned, display_width, latex, latex_table, markdown, wrapped
+from preprocess.comparing.image_facts import image_facts
+from preprocess.measuring.number_tables import aligned, display_width, latex, latex_table, markdown, wrapped
 from preprocess.measuring.quality import (
     compared_texts,
     duplicate_pairs,

@@ -10,8 +10,8 @@ from PIL import Image
 
 from dataloaders.meme_records import read_splits
 from modules.tokenizer import Tokenizer
+from preprocess.comparing.quotation import quotation
 from preprocess.measuring.counts import Lengths, TextLengths, cut, measure, spread, summary, total, words
-from preprocess.quotation import quotation
 from tests.community import COLUMNS, draw_community, write_csv
 
 SPLITS = ("train", "val", "test")

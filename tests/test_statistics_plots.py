@@ -9,9 +9,9 @@ import pytest
 
 from dataloaders.meme_records import Meme
 from preprocess.measuring.counts import Lengths, Measures
+from preprocess.measuring.duplicate_sheet import MOST_PAIRS, write_sheet
 from preprocess.measuring.plots import CUT_COLOUR, label, plot_all
 from preprocess.measuring.quality import Pair
-from preprocess.measuring.sheet import MOST_PAIRS, write_sheet
 
 RED = tuple(int(CUT_COLOUR[place : place + 2], 16) for place in (5, 3, 1))  # as BGR
 

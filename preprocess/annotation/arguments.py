@@ -7,7 +7,7 @@ from pathlib import Path
 from engine.arguments import non_negative, positive_int
 from preprocess.annotation import emotion_words
 from preprocess.annotation.answer import LANGUAGES, without_key
-from preprocess.sources import split_http
+from preprocess.downloading.sources import split_http
 from util import InputError
 
 PROVIDERS = ("gemini", "openai", "local")

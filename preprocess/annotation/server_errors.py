@@ -7,7 +7,7 @@ import re
 import time
 
 from preprocess.annotation.answer import Failure, without_key
-from preprocess.sources import split_http
+from preprocess.downloading.sources import split_http
 from util import InputError
 
 LONGEST = 300  # characters of a server's message

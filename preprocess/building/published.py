@@ -19,10 +19,10 @@ from pathlib import Path
 from dataloaders.cells import BadCell
 from dataloaders.csv_rows import BadRows, read_records
 from preprocess.annotation.pictures import find_images
+from preprocess.building.inputs import Description, Record, Source, Unusable
 from preprocess.building.published_entries import Entries, identifier
 from preprocess.building.published_files import find_files
 from preprocess.building.published_matrix import read_matrix
-from preprocess.building.records import Description, Record, Source, Unusable
 from util import InputError
 
 FRAME = re.compile(r"img_(\d+)")

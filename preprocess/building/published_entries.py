@@ -5,7 +5,7 @@ import json
 from dataloaders.cells import BadCell, parse_captions, parse_emotions, parse_identifier
 from dataloaders.csv_rows import SHOWN_ROWS, shown
 from preprocess.annotation.answer import UNWRITABLE
-from preprocess.building.records import as_cell
+from preprocess.building.inputs import as_cell
 from util import InputError
 
 

@@ -9,8 +9,8 @@ import hashlib
 
 import numpy as np
 
-from preprocess.building.records import Unusable
-from preprocess.near_duplicates import normalised_text
+from preprocess.building.inputs import Unusable
+from preprocess.comparing.near_duplicates import normalised_text
 
 
 def by_lot(seed, names):

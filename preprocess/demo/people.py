@@ -1,6 +1,6 @@
 """Draw the demo's characters: eight feelings in eyebrows, eyes, mouth, tears, sweat and a mild tint."""
 
-from preprocess.demo.drawing import COLOURS, INK, around, drop, ellipse, mixed, star
+from preprocess.demo.canvas import COLOURS, INK, around, drop, ellipse, mixed, star
 
 SKINS = ("#ffdfc4", "#f0c08f", "#c98f5f", "#8d5a3b", "#ffe39a")
 HAIRS = ("#3a2a20", "#7a4a24", "#d9a441", "#b03a2e", "#4b4f58")

@@ -1,12 +1,12 @@
 """The twelve scenes of the demo community, drawn behind the characters.
 
-Each function draws on a canvas of 100 x 100 units (see drawing.py), its main object on the right half; the
+Each function draws on a canvas of 100 x 100 units (see canvas.py), its main object on the right half; the
 caller moves, zooms and mirrors it. Floors and skies reach beyond the edges, so that moving shows no gap.
 """
 
 import math
 
-from preprocess.demo.drawing import COLOURS, drop, mixed, star
+from preprocess.demo.canvas import COLOURS, drop, mixed, star
 
 WALLS = ("#f3dfc1", "#dbe7e4", "#e9d7e8", "#d6e4f0", "#f6e3b4", "#e2dccb")
 FLOORS = ("#b98a5e", "#8f9aa8", "#a8785a", "#9c8f7d")

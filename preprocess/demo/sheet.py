@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocess.demo.drawing import wrapped
+from preprocess.demo.canvas import wrapped
 from util import InputError, replaced_atomically
 
 SHOWN = ("office-fear", "exam-surprise", "rain-sad", "party-happy", "kitchen-disgust", "gym-proud",

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocess.imgflip575k.texts import comparable, one_line, to_ascii
+from preprocess.imgflip575k.text_filter import comparable, one_line, to_ascii
 from util import InputError, read_json
 
 TABLE = Path(__file__).with_name("templates.csv")

@@ -11,9 +11,9 @@ import numpy as np
 
 from preprocess.annotation.annotation_file import read_annotations
 from preprocess.annotation.emotion_words import map_emotions
+from preprocess.comparing.near_duplicates import normalised_text
 from preprocess.measuring.counts import spread, words
 from preprocess.measuring.quality import text_distance
-from preprocess.near_duplicates import normalised_text
 from util import InputError
 
 WORST = 10

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import regex
 
-from preprocess.quotation import quotation
+from preprocess.comparing.quotation import quotation
 
 CHARACTER = r"\p{Han}\p{Hiragana}\p{Katakana}"
 WORD = regex.compile(rf"[{CHARACTER}]|[^\W_{CHARACTER}][^\s{CHARACTER}]*", regex.VERSION1)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preprocess.near_duplicates import (
+from preprocess.comparing.near_duplicates import (
     TEXT_THRESHOLD,
     bit_count,
     compared_texts,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.significance import paired_bootstrap
-from scripts.reporting.runs import different_flags
+from scripts.reporting.shown_runs import different_flags
 
 LEAST = 1e-9  # of a difference in average precision; less is rounding
 WEIGHTS = {"learned": "the learned α", "query": "one α per query", "fixed": "the fixed α"}

@@ -8,8 +8,8 @@ from pathlib import Path
 from scripts.reporting.comparisons import comparisons
 from scripts.reporting.curves import alpha_distributions, curves
 from scripts.reporting.gallery import gallery, gallery_data
-from scripts.reporting.groups import groupings
 from scripts.reporting.markup import Markup, tag
+from scripts.reporting.query_groups import groupings
 from scripts.reporting.sections import breakdown, facts, gains, results, worst
 from scripts.reporting.thumbnails import thumbnails
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from scripts.reporting.markup import joined, tag
-from scripts.reporting.runs import title, unusual_flags
+from scripts.reporting.shown_runs import title, unusual_flags
 
 COLUMNS = ("R@1", "R@5", "R@10", "R@20", "R@50", "P@10", "P@20", "P@50", "MdR", "MnR", "mAP", "nDCG@10")
 SCORES = {"qi": "QI", "qc": "QC", "fused": "fused", "fused_val_alpha": "fused, α by val"}

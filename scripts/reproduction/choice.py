@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from engine.arguments import build_parser, given_values
 from engine.methods import GROUPS, METHODS
-from scripts.reproduction.commands import make_runs
+from scripts.reproduction.command_lines import make_runs
 from util import InputError
 
 NOT_RUN = "not run"

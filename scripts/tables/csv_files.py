@@ -5,9 +5,9 @@ import dataclasses
 import io
 
 from metrics import METRICS
-from scripts.tables.measures import Comparison, metric_spread, spread
-from scripts.tables.records import best_epochs, set_by, several, two_branches
-from scripts.tables.runs import COSTS
+from scripts.tables.run_tree import COSTS
+from scripts.tables.spreads import Comparison, metric_spread, spread
+from scripts.tables.weights_and_costs import best_epochs, set_by, several, two_branches
 from util import write_text
 
 SPREAD = ("mean", "sd", "seeds", "status")

@@ -2,7 +2,7 @@ r"""Tables as LaTeX floats for \input, one per community: booktabs, and graphicx
 
 import re
 
-from preprocess.measuring.pages import latex
+from preprocess.measuring.number_tables import latex
 
 SYMBOLS = {
     **{"α": r"$\alpha$", "Δ": r"$\Delta$", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "−": "$-$"},

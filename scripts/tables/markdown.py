@@ -1,6 +1,6 @@
 """Tables as Markdown that GitHub shows, and as lines of a terminal."""
 
-from preprocess.measuring.pages import aligned, markdown, wrapped
+from preprocess.measuring.number_tables import aligned, markdown, wrapped
 
 STYLES = {"best": "**{}**", "second": "<ins>{}</ins>", "": "{}"}
 

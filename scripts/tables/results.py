@@ -2,7 +2,7 @@
 
 from engine.methods import METHODS
 from scripts.tables import notes
-from scripts.tables.measures import LEVEL, Spread, compare, metric_spread
+from scripts.tables.spreads import LEVEL, Spread, compare, metric_spread
 from scripts.tables.table import MARKS, Cell, Row, Section, Table, decimals, number_cell, places
 
 MAIN_GROUPS = ("reference", "main")

@@ -5,8 +5,8 @@ from functools import cache
 
 from engine.arguments import default_values, given_values, without_effect
 from engine.methods import METHODS
-from scripts.reporting.runs import NEVER_DIFFERENT
-from scripts.tables.runs import full_title
+from scripts.reporting.shown_runs import NEVER_DIFFERENT
+from scripts.tables.run_tree import full_title
 
 NOT_COMPARED = NEVER_DIFFERENT - {"init_model"}  # paths, the seed, and what no result depends on
 

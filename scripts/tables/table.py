@@ -3,7 +3,7 @@
 import dataclasses
 
 from metrics import METRICS
-from scripts.tables.measures import LOWER_IS_BETTER
+from scripts.tables.spreads import LOWER_IS_BETTER
 
 MARKS = {"better": "†", "worse": "‡", "": ""}
 

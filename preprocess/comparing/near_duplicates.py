@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from preprocess.quotation import quotation
+from preprocess.comparing.quotation import quotation
 from util import InputError
 
 # On 5,863 memes of 68 templates, 99 % of the copies (compressed, resized, cropped by 3 %, darker, lighter, grey) and

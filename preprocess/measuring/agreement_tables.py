@@ -1,6 +1,6 @@
 """The agreement of annotations as it is printed and written."""
 
-from preprocess.measuring.pages import aligned, markdown, markdown_table, wrapped
+from preprocess.measuring.number_tables import aligned, markdown, markdown_table, wrapped
 
 WORDS_SHOWN = 20
 EXPLANATION = (

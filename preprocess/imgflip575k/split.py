@@ -5,7 +5,7 @@ from collections import defaultdict
 from itertools import zip_longest
 
 from dataloaders.communities import SPLITS
-from preprocess.imgflip575k.texts import comparable
+from preprocess.imgflip575k.text_filter import comparable
 from util import InputError
 
 KINDS = ("topics", "templates", "titles")

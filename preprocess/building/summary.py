@@ -6,8 +6,8 @@ import numpy as np
 
 from dataloaders.communities import SPLITS
 from preprocess.building.folder import counted
-from preprocess.building.groups import group_sizes
-from preprocess.near_duplicates import TEXT_THRESHOLD
+from preprocess.building.meme_groups import group_sizes
+from preprocess.comparing.near_duplicates import TEXT_THRESHOLD
 from util import InputError
 
 SHOWN = 10

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from preprocess.demo import drawing as demo_drawing
+from preprocess.demo import canvas as demo_drawing
 from preprocess.demo import people as demo_people
 from preprocess.demo import scenes as demo_scenes
-from preprocess.demo import texts as demo_texts
+from preprocess.demo import wording as demo_texts
 
 # What a meme shows, in percent: nobody; people without a readable expression, hence without emotion words; a
 # main character whose face is hidden, its feeling only in the emotion word; faces; a large face and no scene.

@@ -10,9 +10,10 @@ from dataloaders.communities import COMMUNITIES, SPLITS, missing_data_message
 from dataloaders.csv_rows import shown
 from dataloaders.meme_records import read_splits
 from modules.tokenizer import Tokenizer
-from preprocess.image_facts import image_facts
+from preprocess.comparing.image_facts import image_facts
+from preprocess.comparing.near_duplicates import DEFAULT_HASH_THRESHOLD
 from preprocess.measuring.counts import CLIP_CONTEXT, Measures, TextLengths, measure, summary
-from preprocess.measuring.pages import SHOWN
+from preprocess.measuring.number_tables import SHOWN
 from preprocess.measuring.quality import (
     duplicate_pairs,
     leakage,
@@ -20,7 +21,6 @@ from preprocess.measuring.quality import (
     small_topics,
     splits_by_meme,
 )
-from preprocess.near_duplicates import DEFAULT_HASH_THRESHOLD
 from util import InputError
 
 LEAKS = {
@@ -71,8 +71,8 @@ def sources(args):
 
 def describe(name, source, args):
     """Read a community, draw its plots into --out, and return what was found of it (Described)."""
+    from preprocess.measuring.duplicate_sheet import write_sheet
     from preprocess.measuring.plots import plot_all
-    from preprocess.measuring.sheet import write_sheet
 
     splits, notes = read_splits(source.csv_paths, source.images, read_captions=False)
     memes = [meme for meme, _ in splits_by_meme(splits).values()]

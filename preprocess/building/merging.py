@@ -8,7 +8,7 @@ import numpy as np
 
 from dataloaders.meme_records import Meme
 from preprocess.annotation.emotion_words import map_emotions
-from preprocess.building.records import Record, Unusable
+from preprocess.building.inputs import Record, Unusable
 
 
 @dataclass(eq=False)

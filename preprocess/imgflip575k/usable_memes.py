@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from preprocess.imgflip575k.templates import Template
-from preprocess.imgflip575k.texts import MAX_CHARACTERS, comparable, fault, is_garbage, one_line
+from preprocess.imgflip575k.text_filter import MAX_CHARACTERS, comparable, fault, is_garbage, one_line
 from util import read_json
 
 MEME_ID = re.compile(r"imgflip\.com/(?:i/)?([0-9A-Za-z]+)(?:\.\w+)?$")  # of a post or an image

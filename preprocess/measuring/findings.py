@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from preprocess.measuring.counts import summary, total
-from preprocess.measuring.pages import (
+from preprocess.measuring.number_tables import (
     LISTED,
     SHOWN,
     aligned,

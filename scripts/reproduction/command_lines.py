@@ -18,7 +18,7 @@ from engine.arguments import (
     with_method,
     without_effect,
 )
-from scripts.reproduction.communities import PATHS
+from scripts.reproduction.data_folders import PATHS
 from scripts.reproduction.plan import Run
 from util import InputError
 

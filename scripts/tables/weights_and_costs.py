@@ -1,7 +1,7 @@
 """The table of the learned weights of QI and QC, and that of the costs."""
 
 from scripts.tables import notes
-from scripts.tables.measures import spread
+from scripts.tables.spreads import spread
 from scripts.tables.table import Cell, Row, Section, Table, listed, number_cell
 
 SET_BY = {"learned": "learned", "query": "learned, per query", "fixed": "fixed"}

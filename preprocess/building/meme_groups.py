@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from preprocess.near_duplicates import bit_count, compared_texts, groups, near_duplicate_pairs
+from preprocess.comparing.near_duplicates import bit_count, compared_texts, groups, near_duplicate_pairs
 
 BLOCK = 1024
 

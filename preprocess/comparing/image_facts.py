@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from dataloaders.image_file import BadImage
 from dataloaders.image_transform import ImageError, read_file
-from preprocess.facts_cache import FACT, read_cache, to_rows
-from preprocess.perceptual_hash import GREY_SIDE, first_frame, phashes, shrink
+from preprocess.comparing.facts_cache import FACT, read_cache, to_rows
+from preprocess.comparing.perceptual_hash import GREY_SIDE, first_frame, phashes, shrink
 
 CHUNK = 32  # images that a thread reads before they are noted in the cache
 
