@@ -7,7 +7,7 @@ import torch._dynamo  # noqa: F401  the first step of an optimiser imports it
 import main_task_retrieval  # noqa: F401
 from engine import test_record, train_loop  # noqa: F401
 from modules import tokenizer  # noqa: F401
-from tests import community  # noqa: F401
+from tests import tiny_community  # noqa: F401
 
 tokenizer.read_vocabulary = functools.cache(tokenizer.read_vocabulary)
 tokenizer.read_vocabulary(tokenizer.VOCABULARY_FILE)

@@ -9,7 +9,7 @@ from rapidfuzz.distance import Levenshtein
 from main_task_retrieval import main as train
 from preprocess import annotate, build_community, imgflip, statistics
 from preprocess.annotation.annotation_file import read_annotations
-from tests.imgflip_checkout import write_checkout
+from tests.preprocess.imgflip_checkout import write_checkout
 
 COLUMNS = ["image", "topic_id", "query"]
 

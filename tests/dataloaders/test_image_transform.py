@@ -1,0 +1,666 @@
+"""Decoding against Pillow's, resizing against the published pipeline, and every kind of bad file."""
+
+import importlib.util
+import io
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps, ImageSequence
+
+from benchmarks import image_loading
+from benchmarks.image_loading import draw_photograph
+from dataloaders import image_transform
+from dataloaders.image_transform import ImageError, load_image, normalise, read_frames, resize
+from tests.conftest import ROOT
+
+TEMPLATES = ROOT.parent / "shared" / "data" / "imgflip" / "templates"
+
+
+@pytest.fixture
+def photograph():
+    return draw_photograph(60, 45, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def published_crop():
+    """CLIP's published transform, on Pillow images, without the normalisation."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    from modules.torchvision_ops import import_torchvision
+
+    transforms = import_torchvision().transforms
+    bicubic = transforms.InterpolationMode.BICUBIC
+
+    def crop(rgb, size):
+        steps = transforms.Compose([transforms.Resize(size, interpolation=bicubic), transforms.CenterCrop(size)])
+        return np.asarray(steps(Image.fromarray(rgb)))
+
+    return crop
+
+
+def to_file(path, image, format, **options):
+    """Write a Pillow image, or a list of them as an animation, whatever the suffix."""
+    first, *more = image if isinstance(image, list) else [image]
+    if more:
+        options |= {"save_all": True, "append_images": more, "duration": 50}
+    first.save(path, format, **options)
+    return path
+
+
+def on_white(image):
+    """What Pillow shows of an image on a white page."""
+    page = Image.new("RGBA", image.size, "white")
+    return np.asarray(Image.alpha_composite(page, image.convert("RGBA")).convert("RGB"))
+
+
+def pillow_frames(path):
+    with Image.open(path) as file:
+        return [on_white(frame) for frame in ImageSequence.Iterator(file)]
+
+
+def largest_difference(a, b):
+    assert a.shape == b.shape
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def as_pixels(tensor):
+    assert tensor.dtype == torch.uint8 and tensor.is_contiguous()
+    return tensor.permute(1, 2, 0).numpy()
+
+
+# --- resizing ---------------------------------------------------------------------------------------------------
+
+
+SHAPES = [(500, 500), (363, 400), (400, 363), (123, 777), (1001, 600), (100, 90), (224, 224), (224, 301), (33, 250)]
+TALL = [(1503, 500), (700, 300)]  # made smaller, Pillow resizes their height first, since version 13
+LONG = [(40, 1003), (7, 500), (300, 2500), (1003, 40), (500, 7), (2500, 300)]
+
+
+def needs_new_pillow(shape, size):
+    shrinks = min(shape) > size and shape[0] > 2 * shape[1]
+    if shrinks and int(Image.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 resizes tall images in another order and rounds otherwise")
+
+
+@pytest.mark.parametrize("shape", SHAPES + TALL, ids=str)
+@pytest.mark.parametrize("size", [224, 64])
+def test_crop_is_the_published_pipeline(published_crop, shape, size):
+    needs_new_pillow(shape, size)
+    rgb = draw_photograph(*shape, np.random.default_rng(shape))
+    difference = np.abs(as_pixels(resize(rgb, size, "crop")).astype(int) - published_crop(rgb, size))
+    assert difference.max() <= 2
+    assert difference.mean() < 0.05
+
+
+@pytest.mark.parametrize("shape", [(400, 363), (1001, 600)], ids=str)
+def test_plain_bicubic_would_not_be(published_crop, shape):
+    rgb = draw_photograph(*shape, np.random.default_rng(shape))
+    expected = published_crop(rgb, 224)
+    height, width = (int(224 * side / min(shape)) for side in shape)
+    top, left = round((height - 224) / 2), round((width - 224) / 2)
+    pixels = torch.from_numpy(rgb).permute(2, 0, 1)[None]
+    of_torch = torch.nn.functional.interpolate(pixels, size=(height, width), mode="bicubic")[0]
+    of_opencv = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC)
+    for plain in (of_torch.permute(1, 2, 0).numpy(), of_opencv):
+        difference = np.abs(plain[top : top + 224, left : left + 224].astype(int) - expected)
+        assert difference.max() > 2
+        assert difference.mean() > 0.05
+
+
+@pytest.mark.skipif(not TEMPLATES.is_dir(), reason="../shared/data/imgflip/templates is absent")
+def test_real_pictures_are_the_published_pipeline(published_crop):
+    for path in sorted(TEMPLATES.glob("*.jpg"))[:20]:
+        with Image.open(path) as file:
+            expected = published_crop(np.asarray(file.convert("RGB")), 224)
+        difference = np.abs(as_pixels(load_image(path, 224)[0]).astype(int) - expected)
+        assert difference.max() <= 2, path
+        assert difference.mean() < 0.05, path
+
+
+@pytest.mark.parametrize("shape", LONG, ids=str)
+def test_very_long_images_are_cropped_first_and_stay_exact(published_crop, shape):
+    needs_new_pillow(shape, 64)
+    assert max(shape) > image_transform.LONG_SIDES * min(shape)
+    rgb = draw_photograph(*shape, np.random.default_rng(shape))
+    difference = np.abs(as_pixels(resize(rgb, 64, "crop")).astype(int) - published_crop(rgb, 64))
+    assert difference.max() <= 2
+    assert difference.mean() < 0.05
+
+
+def keys_cubic(x):
+    x = abs(x)
+    if x < 1:
+        return 1.5 * x**3 - 2.5 * x**2 + 1
+    return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_a_line_of_pixels_gives_what_the_filter_says(tall, monkeypatch):
+    """Resized whole, this would be 224 x 11,200,000 pixels."""
+    bicubic = image_transform.bicubic
+
+    def small_bicubic(pixels, height, width):
+        assert height * width < 10**6, "the whole strip is resized"
+        return bicubic(pixels, height, width)
+
+    monkeypatch.setattr(image_transform, "bicubic", small_bicubic)
+    line = np.random.default_rng(1).integers(0, 256, (1, 50_001, 3), dtype=np.uint8)
+    rgb = line.transpose(1, 0, 2).copy() if tall else line
+    got = as_pixels(resize(rgb, 224, "crop"))
+    got = got.transpose(1, 0, 2) if tall else got
+    assert (got == got[:1]).all()
+    new_width = int(224 * 50_001 / 1)
+    left = round((new_width - 224) / 2)
+    for column in range(0, 224, 5):
+        centre = (left + column + 0.5) * 50_001 / new_width
+        near = range(int(centre) - 4, int(centre) + 5)
+        weights = [keys_cubic(pixel + 0.5 - centre) for pixel in near]
+        value = sum(w * line[0, pixel].astype(float) for w, pixel in zip(weights, near, strict=True)) / sum(weights)
+        assert np.abs(got[0, column] - value.clip(0, 255)).max() <= 0.51
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (111, 333), (20, 20), (5, 2000), (1, 90_000), (90_000, 2)], ids=str)
+def test_pad_shows_the_whole_image_in_the_middle(shape):
+    rgb = np.random.default_rng(2).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    got = as_pixels(resize(rgb, 96, "pad"))
+    height, width = (max(1, round(96 * side / max(shape))) for side in shape)
+    expected = Image.new("RGB", (96, 96), (123, 117, 104))  # CLIP's mean colour: 255 * (0.4815, 0.4578, 0.4082)
+    part = Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC)
+    expected.paste(part, ((96 - width) // 2, (96 - height) // 2))
+    assert largest_difference(got, np.asarray(expected)) <= 2
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (20, 31), (3, 5000)], ids=str)
+def test_squash_brings_both_sides_to_size(shape):
+    rgb = draw_photograph(*shape, np.random.default_rng(3))
+    expected = np.asarray(Image.fromarray(rgb).resize((96, 96), Image.Resampling.BICUBIC))
+    assert largest_difference(as_pixels(resize(rgb, 96, "squash")), expected) <= 2
+
+
+def test_an_unknown_resize_mode_is_refused(photograph):
+    with pytest.raises(ValueError, match="'stretch'; expected one of crop, pad, squash"):
+        resize(photograph, 32, "stretch")
+
+
+def test_normalise():
+    pixels = torch.randint(0, 256, (2, 4, 3, 5, 6), dtype=torch.uint8)
+    mean = np.array([0.48145466, 0.4578275, 0.40821073]).reshape(3, 1, 1)
+    std = np.array([0.26862954, 0.26130258, 0.27577711]).reshape(3, 1, 1)
+    expected = (pixels.numpy().astype(np.float64) / 255 - mean) / std
+    for dtype, tolerance in (
+        (torch.float64, 1e-14),
+        (torch.float32, 1e-6),
+        (torch.bfloat16, 2**-8),
+        (torch.half, 2**-10),
+    ):
+        got = normalise(pixels, dtype)
+        assert got.dtype == dtype and got.shape == pixels.shape
+        assert np.abs(got.double().numpy() - expected).max() <= tolerance * np.abs(expected).max()
+    assert normalise(pixels[0, 0]).shape == (3, 5, 6)
+    with pytest.raises(TypeError, match="uint8"):
+        normalise(pixels.float())
+
+
+# --- stills -----------------------------------------------------------------------------------------------------
+
+
+def alpha_of(shape):
+    """A ramp with fully transparent and fully opaque ends."""
+    return Image.fromarray(np.linspace(-60, 315, shape[0] * shape[1]).reshape(shape[:2]).clip(0, 255).astype(np.uint8))
+
+
+STILLS = {
+    "jpeg": lambda rgb: (rgb, "JPEG", {"quality": 90}),
+    "progressive jpeg": lambda rgb: (rgb, "JPEG", {"progressive": True, "subsampling": 0}),
+    "grey jpeg": lambda rgb: (rgb.convert("L"), "JPEG", {}),
+    "png": lambda rgb: (rgb, "PNG", {}),
+    "grey png": lambda rgb: (rgb.convert("L"), "PNG", {}),
+    "black and white png": lambda rgb: (rgb.convert("1"), "PNG", {}),
+    "palette png": lambda rgb: (rgb.quantize(50), "PNG", {}),
+    "palette png of 4 bits": lambda rgb: (rgb.quantize(9), "PNG", {}),
+    "palette png, one colour transparent": lambda rgb: (rgb.quantize(50), "PNG", {"transparency": 3}),
+    "palette png, half transparent": lambda rgb: (rgb.quantize(50), "PNG", {"transparency": bytes(range(0, 250, 5))}),
+    "transparent png": lambda rgb: (rgb, "PNG", {"alpha": True}),
+    "transparent grey png": lambda rgb: (rgb.convert("L"), "PNG", {"alpha": True}),
+    "png, one colour transparent": lambda rgb: (rgb, "PNG", {"transparency": rgb.getpixel((3, 3))}),
+    "grey png, one level transparent": lambda rgb: (
+        rgb.convert("L"),
+        "PNG",
+        {"transparency": rgb.convert("L").getpixel((3, 3))},
+    ),
+    "black and white png, black transparent": lambda rgb: (rgb.convert("1"), "PNG", {"transparency": 0}),
+    "webp": lambda rgb: (rgb, "WEBP", {}),
+    "lossless webp": lambda rgb: (rgb, "WEBP", {"lossless": True}),
+    "transparent webp": lambda rgb: (rgb, "WEBP", {"alpha": True}),
+    "transparent lossless webp": lambda rgb: (rgb, "WEBP", {"alpha": True, "lossless": True}),
+    "gif": lambda rgb: (rgb.quantize(50), "GIF", {}),
+    "transparent gif": lambda rgb: (rgb.quantize(50), "GIF", {"transparency": 3}),
+    "interlaced gif": lambda rgb: (rgb.quantize(50), "GIF", {"interlace": True}),
+    "bmp": lambda rgb: (rgb, "BMP", {}),
+    "palette bmp": lambda rgb: (rgb.quantize(50), "BMP", {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("kind", STILLS)
+def test_stills_look_as_pillow_shows_them(tmp_path, photograph, kind):
+    image, format, options = STILLS[kind](Image.fromarray(photograph))
+    options = dict(options)
+    if options.pop("alpha", False):
+        image = image.copy()
+        image.putalpha(alpha_of(photograph.shape))
+    path = to_file(tmp_path / "file", image, format, **options)
+    frames = read_frames(path, max_frames=6)
+    assert len(frames) == 1 and frames[0].dtype == np.uint8
+    assert largest_difference(frames[0], pillow_frames(path)[0]) <= 1
+    if "transparent" in kind:
+        opaque = np.asarray(Image.open(path).convert("RGB"))
+        assert largest_difference(frames[0], opaque) > 50, "nothing was transparent"
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_keep_their_upper_half(tmp_path, channels):
+    pixels = np.random.default_rng(4).integers(0, 2**16, (20, 30, channels), dtype=np.uint16)
+    if channels == 4:
+        pixels[..., 3] = np.where(pixels[..., 0] < 2**15, 0, 2**16 - 1)
+    (tmp_path / "deep.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    high = (pixels >> 8).astype(np.uint8)
+    expected = np.repeat(high, 3, axis=2) if channels == 1 else high[..., 2::-1].copy()
+    if channels == 4:
+        expected[high[..., 3] == 0] = 255
+    assert (read_frames(tmp_path / "deep.png")[0] == expected).all()
+
+
+def test_sixteen_bit_grey_with_a_transparent_level(tmp_path):
+    pixels = np.random.default_rng(5).integers(1, 2**16, (20, 30), dtype=np.uint16)
+    pixels[4:9] = 20_000
+    pixels[9:12] = 20_001  # the same upper half, and not transparent
+    path = to_file(tmp_path / "deep.png", Image.fromarray(pixels), "PNG", transparency=20_000)
+    expected = np.where(pixels == 20_000, 255, pixels >> 8)
+    assert (read_frames(path)[0] == expected[..., None]).all()
+
+
+@pytest.mark.parametrize("kind", ["Adobe", "plain", "Adobe YCCK"])
+def test_cmyk_is_within_two_of_pillow(tmp_path, kind):
+    rng = np.random.default_rng(6)
+    inks = np.dstack([draw_photograph(60, 45, rng), draw_photograph(60, 45, rng)[..., :1]])
+    data = to_file(io.BytesIO(), Image.fromarray(inks, "CMYK"), "JPEG", quality=95).getvalue()
+    start = data.index(b"\xff\xee\x00\x0eAdobe")
+    marker = bytearray(data[start : start + 16])
+    marker[-1] = 2 if kind == "Adobe YCCK" else 0  # the colour transform
+    path = tmp_path / "cmyk.jpg"
+    path.write_bytes(data[:start] + (b"" if kind == "plain" else bytes(marker)) + data[start + 16 :])
+    with Image.open(path) as file:
+        assert file.mode == "CMYK"
+        expected = np.asarray(file.convert("RGB"))
+    assert largest_difference(read_frames(path)[0], expected) <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "transparent PNG"])
+def test_exif_rotation_is_applied(tmp_path, photograph, orientation, format):
+    image = Image.fromarray(photograph)
+    if format == "transparent PNG":
+        image.putalpha(alpha_of(photograph.shape))
+    exif = Image.Exif()
+    exif[0x10F] = "a camera"
+    exif[0x112] = orientation
+    options = {"lossless": True} if format == "WEBP" else {}
+    path = to_file(tmp_path / "file", image, format.removeprefix("transparent "), exif=exif, **options)
+    with Image.open(path) as file:
+        expected = on_white(ImageOps.exif_transpose(file))
+    assert largest_difference(read_frames(path)[0], expected) <= 1
+
+
+@pytest.mark.parametrize("exif", [b"", b"II", b"MM\0*\0\0\0\xff", b"II*\0\x08\0\0\0\xff\xff", b"rubbish" * 5])
+def test_a_broken_exif_block_turns_nothing(tmp_path, photograph, exif):
+    path = to_file(tmp_path / "file.jpg", Image.fromarray(photograph), "JPEG", exif=b"Exif\0\0" + exif)
+    assert read_frames(path)[0].shape == photograph.shape
+
+
+@pytest.mark.parametrize("name", ["梗图 表情包.png", "😂 мем.jpg", "naïve é.webp"])
+def test_unicode_paths(tmp_path, photograph, name):
+    path = to_file(tmp_path / name, Image.fromarray(photograph), "PNG")
+    assert (read_frames(path)[0] == photograph).all()
+    assert (read_frames(str(path))[0] == photograph).all()
+
+
+# --- animations -------------------------------------------------------------------------------------------------
+
+
+def moving_pictures(draw, kind):
+    """Frames that differ in patches, so that the file holds parts of frames, with holes or half-transparent."""
+    rng = np.random.default_rng(draw.randrange(10**6))
+    height, width = draw.randrange(5, 50), draw.randrange(5, 50)
+    frames = []
+    for _ in range(draw.randrange(2, 8)):
+        pixels = np.zeros((height, width, 4), np.uint8)
+        if kind == "solid":
+            pixels[:] = (200, 30, 90, 255)
+        for _ in range(3):
+            top, left = draw.randrange(height), draw.randrange(width)
+            patch = pixels[top : top + draw.randrange(1, 20), left : left + draw.randrange(1, 20)]
+            patch[:] = rng.integers(0, 256, 4)
+            patch[..., 3] = rng.integers(0, 256) if kind == "half transparent" else 255
+        frames.append(Image.fromarray(pixels))
+    return frames
+
+
+@pytest.mark.parametrize(
+    "format, kind",
+    [("GIF", "solid"), ("GIF", "holes"), ("PNG", "holes")]
+    + [("WEBP", kind) for kind in ("solid", "holes", "half transparent")],
+)
+def test_animations_look_as_pillow_shows_them(tmp_path, format, kind):
+    """With every way of treating the frame before, save those in which Pillow departs from the standards:
+
+    it takes GIF's 0 as "like the frame before", keeps a first frame that asks to be undone, clears to a colour where
+    no pixel is transparent, pastes half-transparent PNG frames as masks and does not undo PNG frames.
+    """
+    draw = random.Random(f"{format} {kind}")
+    for _ in range(25):
+        frames = moving_pictures(draw, kind)
+        options = {"lossless": draw.random() < 0.5} if format == "WEBP" else {}
+        if format == "GIF":
+            allowed = (1,) if kind == "solid" else (1, 2, 3)
+            options["disposal"] = [draw.choice(allowed[:2]), *(draw.choice(allowed) for _ in frames[1:])]
+        elif format == "PNG":
+            options["disposal"] = [draw.randrange(2) for _ in frames]
+            options["blend"] = [draw.randrange(2) for _ in frames]
+        path = to_file(tmp_path / "file", frames, format, **options)
+        expected = pillow_frames(path)
+        got = read_frames(path, max_frames=100)
+        assert len(got) == len(expected)
+        for a, b in zip(got, expected, strict=True):
+            assert largest_difference(a, b) <= 1, options
+
+
+def png_chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_png_frames_blend_and_are_undone_as_the_standard_says(tmp_path):
+    """A red frame; half-transparent blue over its left half, undone; green instead of its lower half, cleared."""
+    red, blue, green = (255, 0, 0, 255), (0, 0, 255, 128), (0, 255, 0, 0)
+
+    def rows(colour, width, height):
+        return zlib.compress((b"\0" + bytes(colour) * width) * height)
+
+    def control(number, width, height, x, y, dispose, blend):
+        return png_chunk(b"fcTL", struct.pack(">5I2H2B", number, width, height, x, y, 1, 10, dispose, blend))
+
+    def data(number, *picture):
+        return png_chunk(b"fdAT", struct.pack(">I", number) + rows(*picture))
+
+    path = tmp_path / "file.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", struct.pack(">2I5B", 4, 4, 8, 6, 0, 0, 0))
+        + png_chunk(b"acTL", struct.pack(">2I", 4, 0))
+        + control(0, 4, 4, 0, 0, 0, 0)
+        + png_chunk(b"IDAT", rows(red, 4, 4))
+        + control(1, 2, 4, 0, 0, 2, 1)
+        + data(2, blue, 2, 4)
+        + control(3, 4, 2, 0, 2, 1, 0)
+        + data(4, green, 4, 2)
+        + control(5, 1, 1, 3, 0, 0, 1)
+        + data(6, (0, 0, 0, 255), 1, 1)
+        + png_chunk(b"IEND", b"")
+    )
+    first, second, third, fourth = read_frames(path, max_frames=4)
+    assert (first == (255, 0, 0)).all()
+    assert (second[:, :2] == (127, 0, 128)).all() and (second[:, 2:] == (255, 0, 0)).all()
+    assert (third[:2] == (255, 0, 0)).all() and (third[2:] == 255).all()
+    assert (fourth[:2, :3] == (255, 0, 0)).all() and (fourth[0, 3] == 0).all() and (fourth[2:] == 255).all()
+
+
+def test_a_png_whose_still_is_not_part_of_the_animation(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "red", "lime", "blue")]
+    path = to_file(tmp_path / "file.png", frames, "PNG", default_image=True)
+    assert [tuple(frame[0, 0]) for frame in read_frames(path, 9)] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+@pytest.mark.parametrize(
+    "slice_framepos, max_frames, expected",
+    [
+        (0, 3, [0, 1, 2]),
+        (1, 3, [8, 9, 10]),
+        (2, 3, [0, 5, 10]),
+        (2, 6, [0, 2, 4, 6, 8, 10]),
+        (2, 4, [0, 3, 6, 10]),  # numpy.linspace(0, 10, 4, dtype=int), as CLIP4Clip
+        (2, 1, [0]),
+        (0, 11, list(range(11))),
+        (1, 12, list(range(11))),
+        (2, 12, list(range(11))),
+    ],
+)
+def test_which_frames_are_kept(tmp_path, format, slice_framepos, max_frames, expected):
+    frames = [Image.new("RGB", (16, 12), (20 * number, 0, 255 - 20 * number)) for number in range(11)]
+    options = {"lossless": True} if format == "WEBP" else {}
+    path = to_file(tmp_path / "file", frames, format, **options)
+    got = read_frames(path, max_frames, slice_framepos)
+    assert [round(int(frame[0, 0, 0]) / 20) for frame in got] == expected
+    tensor = load_image(path, 8, "squash", max_frames, slice_framepos)
+    assert tensor.shape == (len(expected), 3, 8, 8) and tensor.is_contiguous() and tensor.dtype == torch.uint8
+    assert [round(int(frame[0, 0, 0]) / 20) for frame in tensor] == expected
+
+
+def test_no_frame_after_the_last_wanted_one_is_decoded(tmp_path, monkeypatch):
+    decoded = []
+    decode = image_transform.decode
+    monkeypatch.setattr(image_transform, "decode", lambda *args: decoded.append(1) or decode(*args))
+    frames = [Image.new("RGB", (16, 12), (20 * number, 0, 0)) for number in range(11)]
+    read_frames(to_file(tmp_path / "file.gif", frames, "GIF"), max_frames=2, slice_framepos=0)
+    assert len(decoded) == 2
+
+
+def test_a_turned_animation(tmp_path):
+    frames = [Image.new("RGB", (16, 12), colour) for colour in ("red", "lime")]
+    for frame in frames:
+        frame.putpixel((0, 0), (0, 0, 255))
+    exif = Image.Exif()
+    exif[0x112] = 6  # a quarter turn clockwise
+    path = to_file(tmp_path / "file.webp", frames, "WEBP", lossless=True, exif=exif)
+    got = read_frames(path, 2)
+    assert [frame.shape for frame in got] == [(16, 12, 3)] * 2
+    assert all(tuple(frame[0, -1]) == (0, 0, 255) for frame in got)
+
+
+# --- bad files --------------------------------------------------------------------------------------------------
+
+
+def jpeg_bytes(photograph, **options):
+    return to_file(io.BytesIO(), Image.fromarray(photograph), "JPEG", **options).getvalue()
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(ImageError, match=r"no\.jpg: cannot be read: No such file"):
+        read_frames(tmp_path / "no.jpg")
+    with pytest.raises(ImageError, match=r"folder\.jpg: cannot be read: Is a directory"):
+        (tmp_path / "folder.jpg").mkdir()
+        load_image(tmp_path / "folder.jpg", 32)
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"", "the file is empty"),
+        (b"<html>404 Not Found</html>", "not a JPEG, PNG, GIF, WebP or BMP image"),
+        (b"\xff\xd8", "not a JPEG"),
+        (b"\xff\xd8\xff\xd9", "corrupt: a JPEG without an image"),
+        (b"GIF89a\x01\0\x01\0\0\0\0;", "corrupt: a GIF without an image"),
+        (b"GIF89a\x01\0", "truncated"),
+        (b"RIFF\x04\0\0\0WEBP", "corrupt: a WebP without an image"),
+        (b"\x89PNG\r\n\x1a\n", "truncated"),
+        (b"BM" + bytes(60), "corrupt: the size is 0 x 0"),
+    ],
+)
+def test_files_that_are_no_images(tmp_path, data, reason):
+    (tmp_path / "meme 7.jpg").write_bytes(data)
+    with pytest.raises(ImageError, match=rf"meme 7\.jpg: {reason}"):
+        load_image(tmp_path / "meme 7.jpg", 32)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "PNG", "GIF", "WEBP", "BMP", "long GIF", "long WEBP"])
+def test_a_truncated_file_is_an_error_wherever_it_ends(tmp_path, photograph, kind, capfd):
+    image = Image.fromarray(photograph)
+    if kind.startswith("long"):
+        image = [image, ImageOps.mirror(image), ImageOps.flip(image)]
+    options = {"progressive": True} if "progressive" in kind else {}
+    format = kind.split()[-1]
+    data = to_file(io.BytesIO(), image, format, **options).getvalue()
+    path = tmp_path / "file"
+    for end in [*range(1, len(data), 1 + len(data) // 150), *range(len(data) - 8, len(data))]:
+        path.write_bytes(data[:end])
+        with pytest.raises(ImageError, match="file: (truncated|not a JPEG|corrupt)"):
+            read_frames(path, max_frames=9)
+    assert capfd.readouterr() == ("", ""), "a decoder wrote to the terminal"
+
+
+def test_a_jpeg_filled_up_with_zeros_and_one_with_a_thumbnail_are_truncated(tmp_path, photograph):
+    """The thumbnail has an end marker of its own; libjpeg would fill the missing rows with grey."""
+    data = jpeg_bytes(photograph)
+    thumbnail = jpeg_bytes(photograph[:16, :16])
+    exif = b"Exif\0\0II*\0\x08\0\0\0\0\0" + thumbnail
+    with_thumbnail = jpeg_bytes(photograph, exif=exif)
+    assert b"\xff\xd9" in with_thumbnail[: len(exif) + 50]
+    path = tmp_path / "file.jpg"
+    for broken in (data[: len(data) // 2] + bytes(len(data)), with_thumbnail[: -len(data) // 2]):
+        path.write_bytes(broken)
+        with pytest.raises(ImageError, match=r"file\.jpg: truncated: the end of the JPEG is missing"):
+            read_frames(path)
+    path.write_bytes(with_thumbnail + b"what some cameras and phones append")
+    assert largest_difference(read_frames(path)[0], pillow_frames(path)[0]) <= 1
+
+
+def test_a_changed_byte_in_a_png_is_an_error(tmp_path, photograph, capfd):
+    data = bytearray(to_file(io.BytesIO(), Image.fromarray(photograph), "PNG").getvalue())
+    data[len(data) // 2] ^= 0x10
+    (tmp_path / "file.png").write_bytes(data)
+    with pytest.raises(ImageError, match=r"file\.png: corrupt: a checksum"):
+        read_frames(tmp_path / "file.png")
+    assert capfd.readouterr() == ("", "")
+
+
+def huge_headers():
+    png = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">2I5B", 20_000, 20_000, 8, 2, 0, 0, 0))
+    tiny = jpeg_bytes(np.zeros((8, 8, 3), np.uint8))
+    at = tiny.index(b"\xff\xc0") + 5
+    gif = to_file(io.BytesIO(), Image.new("L", (8, 8)), "GIF").getvalue()
+    webp = to_file(io.BytesIO(), [Image.new("RGB", (8, 8), c) for c in ("red", "blue")], "WEBP").getvalue()
+    canvas = webp.index(b"VP8X") + 12
+    return {
+        "PNG": png + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b""),
+        "long PNG": png.replace(png[8:], png_chunk(b"IHDR", struct.pack(">2I5B", 2**21, 1, 8, 2, 0, 0, 0)))
+        + png_chunk(b"IDAT", zlib.compress(b""))
+        + png_chunk(b"IEND", b""),
+        "JPEG": tiny[:at] + struct.pack(">2H", 60_000, 60_000) + tiny[at + 4 :],
+        "GIF": gif[:6] + struct.pack("<2H", 65_535, 65_535) + gif[10:],
+        "WebP": webp[:canvas] + b"\xff\x3f\0\xff\x3f\0" + webp[canvas + 6 :],
+        "BMP": b"BM" + struct.pack("<IIIIii", 100, 0, 54, 40, 30_000, -30_000) + bytes(28),
+    }
+
+
+@pytest.mark.parametrize("kind", ["PNG", "long PNG", "JPEG", "GIF", "WebP", "BMP"])
+def test_huge_images_are_refused_before_they_are_decoded(tmp_path, monkeypatch, kind):
+    def never(*_):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(image_transform, "decode", never)
+    monkeypatch.setattr(image_transform.np, "full", never)
+    (tmp_path / "huge").write_bytes(huge_headers()[kind])
+    with pytest.raises(ImageError, match=r"huge: \d+ x \d+ pixels are too many; at most 134,217,728 are read"):
+        read_frames(tmp_path / "huge")
+
+
+def test_a_file_too_large_to_be_an_image_is_not_read(tmp_path):
+    with open(tmp_path / "film.jpg", "wb") as file:
+        file.truncate(2**29 + 1)  # a hole: takes no space
+    with pytest.raises(ImageError, match=r"film\.jpg: 536,870,913 bytes are too many"):
+        read_frames(tmp_path / "film.jpg")
+
+
+def test_damaged_files_give_an_image_or_an_image_error(tmp_path, photograph):
+    draw = random.Random(7)
+    image = Image.fromarray(photograph)
+    frames = [image, ImageOps.mirror(image)]
+    files = [
+        to_file(io.BytesIO(), content, format).getvalue()
+        for content, format in [(image, f) for f in ("JPEG", "PNG", "BMP")]
+        + [(frames, f) for f in ("GIF", "WEBP", "PNG")]
+    ]
+    errors = 0
+    for _ in range(600):
+        data = bytearray(draw.choice(files))
+        for _ in range(draw.randrange(1, 4)):
+            data[draw.randrange(min(len(data), draw.choice((60, 400, 10**6))))] = draw.randrange(256)
+        (tmp_path / "file").write_bytes(data)
+        try:
+            for frame in read_frames(tmp_path / "file", 2):
+                assert frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8
+        except ImageError:
+            errors += 1
+    assert 100 < errors < 600
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------
+
+
+def test_threads_give_the_same_as_one(tmp_path):
+    paths = []
+    for number, format in enumerate(["JPEG", "PNG", "WEBP", "GIF"] * 5):
+        rgb = draw_photograph(60 + number, 90, np.random.default_rng(number))
+        paths.append(to_file(tmp_path / str(number), Image.fromarray(rgb), format))
+    expected = [load_image(path, 48) for path in paths]
+    with ThreadPoolExecutor(8) as pool:
+        for got, one in zip(pool.map(lambda path: load_image(path, 48), paths * 3), expected * 3, strict=True):
+            assert torch.equal(got, one)
+
+
+def test_neither_pillow_nor_torchvision_is_imported(tmp_path, photograph):
+    path = to_file(tmp_path / "file.jpg", Image.fromarray(photograph), "JPEG")
+    code = (
+        f"import sys; from dataloaders.image_transform import load_image; load_image({str(path)!r}, 32); "
+        "sys.exit(str({'PIL', 'torchvision'} & set(sys.modules)) if {'PIL', 'torchvision'} & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+NO_TORCHVISION = importlib.util.find_spec("torchvision") is None
+
+
+@pytest.mark.skipif(NO_TORCHVISION, reason="torchvision is not installed")
+def test_torchvision_operators_are_left_alone_where_they_exist():
+    """In a process of its own: operators cannot be taken back. Declaring one twice would be an error."""
+    code = """
+import importlib.util, pathlib, torch
+from modules import torchvision_ops
+if not torchvision_ops.library_loads(pathlib.Path(importlib.util.find_spec("torchvision").origin).parent):
+    theirs = torch.library.Library("torchvision", "DEF")  # as its library would, were it one for this torch
+    for declaration in torchvision_ops.DECLARATIONS:
+        theirs.define(declaration)
+assert torchvision_ops.import_torchvision().transforms
+assert torchvision_ops.declare_operators.cache_info().currsize == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_benchmark_prints_each_way_and_the_peak(capsys):
+    image_loading.main(["--images", "3", "--size", "64"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("3 JPEGs of 64 x 64")
+    ways = ("decoding alone", "load_image, crop", "load_image, pad", "load_image, squash", "Pillow")
+    for line, way in zip(lines[1:6], ways, strict=True):
+        assert line.startswith(way) and "images/s" in line and line.endswith("of decoding alone")
+    assert lines[6].startswith("peak memory")
