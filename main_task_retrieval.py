@@ -50,6 +50,7 @@ def chosen_device(args):
 def run(args, given, device):
     """Read and check the data, build the model, train it or load it, score the test split, write metrics.json."""
     from engine import checkpoint, distributed, run_record
+    from engine.build_model import complete_arguments
 
     started = time.monotonic()
     saved_path = args.resume_model or args.init_model
@@ -84,16 +85,6 @@ def log_file(args):
     from engine import distributed
 
     return Path(args.output_dir) / "log.txt" if distributed.is_main() else None
-
-
-def complete_arguments(args):
-    """Derive what the flags leave open, so that args.json says what was used."""
-    from engine.build_model import emotion_encoder_name, starts_from_scratch
-
-    if args.emotion_fusion != "none":
-        args.emotion_encoder = emotion_encoder_name(args)
-    if args.coef_lr is None:
-        args.coef_lr = 1.0 if starts_from_scratch(args) else 1e-3
 
 
 def read_data(args):

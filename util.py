@@ -14,6 +14,11 @@ class InputError(ValueError):
     """Something the user has to put right; programs print its message without a traceback."""
 
 
+def first_line(error):
+    """The first line of an error's text, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextlib.contextmanager
 def ending_clearly(stopped):
     """Around a program: it ends with one line for what the user has to put right, and with `stopped` after Ctrl-C."""

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from dataloaders.communities import COMMUNITIES, missing_data_message
 from dataloaders.meme_dataset import MemeDataset, RecordDataset, SplitData, collate, query_batch
 from dataloaders.meme_images import MemeImages
-from dataloaders.meme_records import Split, read_splits, texts
+from dataloaders.meme_records import Split, emotion_ids, read_splits, texts
 from dataloaders.token_table import TokenTable
 from util import InputError
 
@@ -104,8 +104,6 @@ def without_images(split, bad):
 
 def tokenise(args, split, tokenizer, emotion_index, images, captions_needed):
     """A split -> SplitData, and counts for the run's record: texts cut, captions left out, unknown emotions."""
-    from modules.emotion_encoder import emotion_ids
-
     captions = offsets = None
     counts = {
         "topics": len(split.queries),

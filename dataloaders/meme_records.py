@@ -20,7 +20,7 @@ from util import InputError
 REQUIRED_COLUMNS = ("image_id", "image", "topic_id", "query", "captions", "emotions")
 COLUMNS = (*REQUIRED_COLUMNS, "text")
 MEME_COLUMNS = ("image", "captions", "emotions", "text")  # where all rows of an image_id agree
-RESERVED_EMOTIONS = ("none", "unknown")
+RESERVED_EMOTIONS = ("none", "unknown")  # the first two entries of a model's vocabulary
 CAPTION_SOURCES = ("caption", "text", "both")
 
 
@@ -105,6 +105,12 @@ def texts(meme, caption_source):
 def emotion_vocabulary(split):
     """The sorted distinct emotion words of the split's memes, without the reserved `none` and `unknown`."""
     return sorted({word for meme in split.memes for word in meme.emotions}.difference(RESERVED_EMOTIONS))
+
+
+def emotion_ids(words, index_of):
+    """A meme's emotion words by {word: index}: what is not in it is `unknown`, no word at all is `none`."""
+    none, unknown = range(len(RESERVED_EMOTIONS))
+    return [index_of.get(word, unknown) for word in words] or [none]
 
 
 def fingerprint(split):

@@ -67,6 +67,14 @@ def build_model(args, emotion_words, tokenizer, normalise, saved=None):
     return model, weights, notes
 
 
+def complete_arguments(args):
+    """Derive, for training, what the flags leave open, so that args.json says what was used."""
+    if args.emotion_fusion != "none":
+        args.emotion_encoder = emotion_encoder_name(args)
+    if args.coef_lr is None:
+        args.coef_lr = 1.0 if starts_from_scratch(args) else 1e-3
+
+
 def check_nothing_is_untrained(args, model):
     """InputError where a model without a checkpoint has random parameters: all, or those beside CLIP's own."""
     if starts_from_scratch(args):

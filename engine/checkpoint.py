@@ -8,8 +8,7 @@ import torch
 from engine import distributed
 from engine.arguments import NOT_CHECKED_ON_RESUME
 from engine.methods import METHODS
-from modules.backbones.openai import first_line
-from util import InputError, replaced_atomically
+from util import InputError, first_line, replaced_atomically
 
 FORMAT = 1
 MODEL_FLAGS = {  # flags that make the model, whatever it is trained or evaluated on

@@ -10,12 +10,6 @@ from modules.transformer import take_last_word
 from util import InputError
 
 NONE, UNKNOWN = "none", "unknown"  # the two reserved entries, at index 0 and 1
-NONE_ID, UNKNOWN_ID = 0, 1
-
-
-def emotion_ids(words, index_of):
-    """Vocabulary indices of a meme's emotion words; `[NONE_ID]` where it has none."""
-    return [index_of.get(word, UNKNOWN_ID) for word in words] or [NONE_ID]
 
 
 class EmotionVectors(nn.Module):

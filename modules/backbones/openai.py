@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modules.transformer import Transformer, heads_for
-from util import InputError, sha256_of
+from util import InputError, first_line, sha256_of
 
 MAX_LOGIT_SCALE = math.log(100)
 ARCHIVE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
@@ -229,11 +229,6 @@ def published_note(path):
     """Whether a weights file is the published ViT-B/32, by its checksum: a sentence for the log."""
     same = sha256_of(path) == PUBLISHED_SHA256
     return f"{path} ({'the published file' if same else 'not the published ViT-B-32.pt, by its SHA-256'})"
-
-
-def first_line(error):
-    """The first line of an error's text, or its kind where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def is_torchscript(path):

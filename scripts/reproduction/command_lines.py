@@ -166,7 +166,7 @@ def reference_parts(method, flags, sentence_model):
 
 def _as_recorded(args):
     """The flags as args.json of the run has them."""
-    from main_task_retrieval import complete_arguments
+    from engine.build_model import complete_arguments
 
     if args.do_train:
         complete_arguments(args)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dataloaders.meme_records import emotion_ids
 from engine.build_model import build_model
 from engine.checkpoint import model_state
 from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
@@ -18,7 +19,6 @@ from modules.emotion_encoder import (
     EmotionVectors,
     bert_vectors,
     clip_vectors,
-    emotion_ids,
 )
 from tests.conftest import ROOT
 from tests.model_parts import (

@@ -10,8 +10,8 @@ import torch
 
 from engine import run_record
 from engine.arguments import METHOD_NAMES, parse_arguments
+from engine.build_model import complete_arguments
 from engine.methods import METHODS
-from main_task_retrieval import complete_arguments
 from scripts.reference import to_arguments
 from scripts.reproduce import main
 from tests.tiny_community import Place, read_csv, run, write_csv
