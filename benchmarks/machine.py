@@ -1,10 +1,34 @@
-"""What every benchmark measures in its own run: the machine's matrix-product rate, and peak memory."""
+"""What every benchmark measures in its own run, and how it tells it: matrix-product rate, peak memory, lines, JSON."""
 
+import dataclasses
 import resource
 import sys
 import time
 
 import torch
+
+from util import write_json
+
+
+@dataclasses.dataclass
+class Figure:
+    """What was measured, what stands beside it from the same run, and the ratio of the two."""
+
+    what: str
+    figure: str
+    beside: str = ""
+    ratio: str = ""
+
+
+def show(heading, figures, json_file=None):
+    """Print the figures; with `json_file`, also write them there."""
+    print(heading)
+    for each in figures:
+        beside = f"; {each.beside}" if each.beside else ""
+        ratio = f"; ratio: {each.ratio}" if each.ratio else ""
+        print(f"{each.what}: {each.figure}{beside}{ratio}")
+    if json_file is not None:
+        write_json(json_file, {"heading": heading, "figures": [dataclasses.asdict(each) for each in figures]})
 
 
 def seconds_of(function, repeats, synchronise=lambda: None):
@@ -20,8 +44,9 @@ def seconds_of(function, repeats, synchronise=lambda: None):
     return sorted(times)[len(times) // 2]
 
 
-def gemm_rate(size=2048, repeats=5, dtype=torch.float32, device="cpu"):
+def gemm_rate(dtype=torch.float32, device="cpu", repeats=5):
     """FLOP/s of torch.mm on square matrices: what this machine gives a matrix product."""
+    size = 8192 if torch.device(device).type == "cuda" else 2048
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     return 2 * size**3 / seconds_of(lambda: torch.mm(a, b), repeats, synchroniser(device))
 
@@ -33,6 +58,14 @@ def synchroniser(device):
 def peak_memory_mib():
     """Peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def peak_memory(device):
+    """Peak memory as text: the device's, where it is a GPU, and this process's."""
+    host = f"{peak_memory_mib():,.0f} MiB"
+    if torch.device(device).type != "cuda":
+        return host
+    return f"{torch.cuda.max_memory_allocated(device) / 2**20:,.0f} MiB on the GPU, {host} of the host"
 
 
 def describe(device="cpu"):

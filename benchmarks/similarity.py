@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.machine import describe, gemm_rate, peak_memory_mib, seconds_of, synchroniser
+from benchmarks.machine import Figure, describe, gemm_rate, peak_memory, seconds_of, show, synchroniser
 from evaluation.eval_loop import chunk_of_queries
 from modules.interaction import token_interaction, unit_tokens
 
@@ -29,15 +29,8 @@ def masked_formula(words, word_mask, word_weight, tokens, token_mask, token_weig
     ) / 2
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--queries", type=int, default=2000)
-    parser.add_argument("--memes", type=int, default=2000)
-    parser.add_argument("--words", type=int, default=32)
-    parser.add_argument("--frames", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
+def measure(options):
+    """The benchmark's Figures."""
     Q, M, W, V, d = options.queries, options.memes, options.words, options.frames, 512
     device = options.device
     generator = torch.Generator().manual_seed(0)
@@ -69,25 +62,44 @@ def main():
     chunk = chunk_of_queries(W, V, M, torch.device(device))
     synchronise = synchroniser(device)
     with torch.no_grad():
-        error = np.abs(chunked(64, chunk) - plain(64).cpu().numpy()).max()
+        some = min(Q, 64)
+        error = np.abs(chunked(some, chunk) - plain(some).cpu().numpy()).max()
         before = gemm_rate(device=device)
         seconds = seconds_of(lambda: chunked(Q, chunk), options.repeats, synchronise)
         rate = max(before, gemm_rate(device=device))
         qc = seconds_of(lambda: (sentences @ captions.T).cpu().numpy(), options.repeats, synchronise)
-        some = min(Q, 64)
         ours, other = (
             seconds_of(f, options.repeats, synchronise) for f in (lambda: chunked(some, chunk), lambda: plain(some))
         )
     flop = 2.0 * Q * W * M * V * d
-    print(f"{describe(device)}, {Q} x {M}, {W} words, {V} visual token(s), d {d}, chunks of {chunk} queries")
-    print(f"WTI: {seconds:.3f} s, {flop / seconds / 1e9:.1f} GFLOP/s of its matrix product")
-    print(f"torch.mm in the same run: {rate / 1e9:.1f} GFLOP/s; ratio: {flop / seconds / rate:.1%}")
-    print(f"QC: {qc:.4f} s")
-    print(
-        f"the masked formula on {some} queries: {other:.3f} s, ours {ours:.3f} s: {other / ours:.1f} times as long; "
-        f"largest difference {error:.1e}"
+    size = f"{Q} x {M}, {W} words, {V} visual token(s), d {d}"
+    yield Figure(
+        f"WTI, {size}, chunks of {chunk} queries",
+        f"{seconds:.4f} s, {flop / seconds / 1e9:,.1f} GFLOP/s of its matrix product",
+        f"torch.mm {rate / 1e9:,.1f} GFLOP/s",
+        f"{flop / seconds / rate:.1%}",
     )
-    print(f"peak memory: {peak_memory_mib():.0f} MiB")
+    yield Figure(
+        f"WTI, {some} of the queries",
+        f"{ours:.4f} s",
+        f"the masked formula {other:.4f} s, largest difference {error:.1e}",
+        f"{other / ours:.1f} times as fast",
+    )
+    yield Figure(f"QC, {Q} x {M}", f"{qc:.4f} s")
+    yield Figure("similarity, peak memory", peak_memory(device))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--queries", type=int, default=2000)
+    parser.add_argument("--memes", type=int, default=2000)
+    parser.add_argument("--words", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args(argv)
+    show(describe(options.device), list(measure(options)), options.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import heapq
 import html
 from pathlib import Path
 
-import ftfy
 import regex
 
 VOCABULARY_FILE = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
@@ -95,6 +94,8 @@ def clean(text):
     time. CLIP also collapses white space, which no token contains.
     """
     if not (text.isascii() and text.replace("\n", " ").isprintable() and "&" not in text):
+        import ftfy  # here: plain English texts do without it
+
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return text.lower()
 

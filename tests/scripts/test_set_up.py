@@ -320,6 +320,28 @@ def test_pytests_status_is_the_status(machine, status):
     assert machine.run("bash", str(machine.root / ".ci" / "run")).returncode == int(status)
 
 
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+@pytest.mark.parametrize("environment", ["active", ".venv", "python3"])
+def test_the_gpu_checks_install_nothing_and_take_the_python_that_is_there(machine, shell, environment):
+    machine.write("missing", "boto3>=1.34\n")
+    machine.write("bin/python3", PYTHON_STUB)
+    if environment == "active":
+        machine.activate()
+    elif environment == ".venv":
+        (machine.root / ".venv" / "bin").mkdir(parents=True)
+        shutil.copy(machine.folder / "python", machine.root / ".venv" / "bin")
+    assert machine.script("run_gpu_checks.sh", shell=shell).returncode == 0
+    calls = machine.calls()
+    assert calls[-1] == ["-m", "benchmarks.gpu_checks"]
+    assert not [call for call in calls if "pip" in call or "venv" in call]
+
+
+def test_the_gpu_checks_say_what_is_missing_where_there_is_no_python(machine):
+    machine.environment["VIRTUAL_ENV"] = "/none"
+    result = machine.script("run_gpu_checks.sh")
+    assert result.returncode == 1 and "there is no /none/bin/python" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["annotation_file.py.orig", "patch.rej", ".a.py.swp", "a.py~"])
 def test_the_linter_step_refuses_what_tools_leave_behind(machine, name):
     machine.activate()
