@@ -123,7 +123,7 @@ def make_provider(arguments):
         if key is None:
             raise InputError("--provider gemini needs a key: set GEMINI_API_KEY or GOOGLE_API_KEY in the environment")
         return Gemini(arguments.model, key, **settings)
-    from preprocess.annotation.openai import OpenAICompatible
+    from preprocess.annotation.openai_compatible import OpenAICompatible
 
     key = key_of(*KEYS["openai"])
     if key is None and arguments.base_url is None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, default_prompt
-from preprocess.annotation.openai import OpenAICompatible
+from preprocess.annotation.openai_compatible import OpenAICompatible
 from tests.preprocess.vlm_servers import ANSWER, Response, VlmServer, openai, openai_error
 from util import InputError
 
