@@ -1,7 +1,11 @@
 """Which records make which batch: a function of the seed and the step alone, whatever the number of processes."""
 
+import argparse
+from collections.abc import Iterator
+
 import torch
 
+from dataloaders.meme_records import Split
 from util import InputError
 
 
@@ -12,7 +16,7 @@ class BatchPlan:
     cut into `accumulation` pieces, and each piece into one share per process.
     """
 
-    def __init__(self, records, batch_size, accumulation=1, processes=1, seed=0):
+    def __init__(self, records: int, batch_size: int, accumulation: int = 1, processes: int = 1, seed: int = 0) -> None:
         if batch_size % (accumulation * processes):
             raise InputError(
                 f"--batch_size {batch_size} is global and must divide evenly by {processes} process(es) x "
@@ -28,21 +32,22 @@ class BatchPlan:
         self.steps_per_epoch = records // batch_size
 
     @classmethod
-    def of(cls, args, split, processes):
+    def of(cls, args: argparse.Namespace, split: Split, processes: int) -> "BatchPlan":
         """The plan that the flags describe for a train split."""
         return cls(len(split), args.batch_size, args.gradient_accumulation_steps, processes, args.seed)
 
-    def permutation(self, epoch):
-        """The order of the records in an epoch: a list of indices."""
+    def permutation(self, epoch: int) -> list[int]:
+        """The order of the records in an epoch, as indices."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(self.records, generator=generator).tolist()
 
-    def shares(self, rank, first_step, last_step):
+    def shares(self, rank: int, first_step: int, last_step: int) -> Iterator[list[tuple[int, int]]]:
         """This process's shares of the steps in [first_step, last_step), as lists of (epoch, record).
 
         Per step there are `accumulation` of them.
         """
-        epoch, order = None, None
+        epoch = -1  # before the first
+        order: list[int] = []
         for step in range(first_step, last_step):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch

@@ -5,6 +5,8 @@ import json
 import os
 import posixpath
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from dataloaders.csv_rows import shown
 
@@ -19,25 +21,25 @@ DRIVE = re.compile("[A-Za-z]:")
 class BadCell(ValueError):
     """`found …, expected …`"""
 
-    def __init__(self, found, expected):
+    def __init__(self, found: str, expected: str) -> None:
         super().__init__(f"found {found}, expected {expected}")
 
 
-def parse_identifier(cell):
+def parse_identifier(cell: str) -> str:
     """The cell as it is: neither empty nor with spaces around it, which would silently make a second id."""
     if not cell or cell != cell.strip():
         raise BadCell(shown(cell), "an id that is not empty and has no spaces around it")
     return cell
 
 
-def parse_query(cell):
+def parse_query(cell: str) -> str:
     """The cell as it is: a text that is not empty."""
     if not cell.strip():
         raise BadCell(shown(cell), "a text that is not empty")
     return cell
 
 
-def parse_captions(cell):
+def parse_captions(cell: str) -> tuple[str, ...]:
     """A JSON list of texts, or one bare text -> tuple of texts; an empty cell or list -> ()."""
     if not cell.strip():
         return ()
@@ -50,7 +52,7 @@ def parse_captions(cell):
     return tuple(captions)
 
 
-def parse_some_captions(cell):
+def parse_some_captions(cell: str) -> tuple[str, ...]:
     """As `parse_captions`, but an empty cell or list is refused."""
     captions = parse_captions(cell)
     if not captions:
@@ -59,7 +61,7 @@ def parse_some_captions(cell):
 
 
 @functools.lru_cache(maxsize=4096)  # there are few different cells
-def parse_emotions(cell):
+def parse_emotions(cell: str) -> tuple[str, ...]:
     """A JSON list of words or of {person: word}, one {person: word}, or one bare word -> tuple of words.
 
     The words are lower-cased and stripped, one per person, in order; nobody ("", [], {}) -> ().
@@ -84,11 +86,11 @@ def parse_emotions(cell):
 class ImageFolder:
     """The folder of the images. It is resolved once, and each of its folders once."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.root = os.path.realpath(path)
         self.resolved = {"": self.root}
 
-    def parse_path(self, cell):
+    def parse_path(self, cell: str) -> str:
         """A path relative to this folder -> the same, normalised (`./a//b.jpg` and `a\\b.jpg` -> `a/b.jpg`).
 
         Refused: absolute paths, drive letters, paths that leave the folder by `..` or by symbolic links.
@@ -115,7 +117,7 @@ class ImageFolder:
 class _Persons:
     """A JSON object of emotions. Not a dict: a person who occurs twice would silently lose a word."""
 
-    def __init__(self, pairs):
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         self.words = [word for _, word in pairs]
         if len(dict(pairs)) < len(pairs):
             raise ValueError("a name occurs twice in one object")
@@ -124,7 +126,7 @@ class _Persons:
 _decode = json.JSONDecoder(object_pairs_hook=_Persons).decode
 
 
-def _json(cell, expected):
+def _json(cell: str, expected: str) -> Any:
     try:
         return _decode(cell.strip())
     except json.JSONDecodeError as error:
@@ -137,7 +139,7 @@ def _json(cell, expected):
     raise BadCell(f"{shown(cell)}, which is not valid JSON ({reason})", expected)
 
 
-def _check_texts(values, cell, expected):
+def _check_texts(values: Sequence[Any], cell: str, expected: str) -> None:
     """Each of `values` has to be a text which is not blank and can be written as UTF-8."""
     for place, value in enumerate(values, start=1):
         if not isinstance(value, str):

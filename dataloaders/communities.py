@@ -1,5 +1,6 @@
 """The communities: the six of the benchmark, the embedded demo, and any folder in the same format."""
 
+import os
 from dataclasses import dataclass
 
 SPLITS = ("train", "val", "test")
@@ -18,7 +19,7 @@ class Community:
     link: str | None = None
 
     @property
-    def source(self):
+    def source(self) -> str:
         """One sentence for users: where this community's data come from."""
         if self.slug == "demo":
             return "It is drawn on this machine: `sh co_train_demo.sh` makes it."
@@ -45,8 +46,8 @@ COMMUNITIES = {
 BENCHMARK = tuple(slug for slug in COMMUNITIES if slug not in ("demo", "custom"))
 
 
-def missing_data_message(community, path):
-    """What to tell a user when `path`, a folder or a CSV of `community` (a `Community`), does not exist."""
+def missing_data_message(community: Community, path: str | os.PathLike[str]) -> str:
+    """What to tell a user when `path`, a folder or a CSV of `community`, does not exist."""
     return f"""\
 {path} does not exist.
 It belongs to the community {community.name} ({community.slug}). {community.source}

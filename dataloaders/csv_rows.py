@@ -3,7 +3,8 @@
 import contextlib
 import csv
 import json
-import os.path
+import os
+from collections.abc import Iterable, Iterator
 
 from util import InputError
 
@@ -15,18 +16,18 @@ NUL = "\udc00"  # stands for a NUL byte while a line is parsed; "surrogateescape
 class BadRows:
     """The bad rows of all files: the first 20 in full, the others counted."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.count = 0
-        self.lines = []
-        self.remark = None  # a line about all of them, to go first
+        self.lines: list[str] = []
+        self.remark: str | None = None  # a line about all of them, to go first
 
-    def add(self, path, line, problems):
+    def add(self, path: str | os.PathLike[str], line: int, problems: list[str]) -> None:
         """Note one bad row of `path`, which begins on `line` (1-based), with all that is wrong with it."""
         self.count += 1
         if self.count <= SHOWN_ROWS:
             self.lines += [f"  {path}, line {line}, {problem}" for problem in problems]
 
-    def raise_if_any(self):
+    def raise_if_any(self) -> None:
         """Raise InputError with all that was collected."""
         if self.count:
             first = f", the first {SHOWN_ROWS} of them" if self.count > SHOWN_ROWS else ""
@@ -35,14 +36,14 @@ class BadRows:
             raise InputError("\n".join([*filter(None, [self.remark]), head, *self.lines, *rest]))
 
 
-def shown(value, start=0, width=60):
+def shown(value: str | tuple[str, ...], start: int = 0, width: int = 60) -> str:
     """`value` (a tuple as JSON) as messages quote it: on one line, `width` characters from `start` on."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     part = repr(text[start : start + width])
     return f"{'…' * (start > 0)}{part}{'…' * (start + width < len(text))}"
 
 
-def shown_difference(found, expected):
+def shown_difference(found: str | tuple[str, ...], expected: str | tuple[str, ...]) -> tuple[str, str]:
     """Both as messages quote them, from a little before the place where they begin to differ."""
     found, expected = (v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in (found, expected))
     same = len(os.path.commonprefix([found, expected]))
@@ -50,7 +51,7 @@ def shown_difference(found, expected):
     return shown(found, start), shown(expected, start)
 
 
-def read_records(path, bad_rows):
+def read_records(path: str | os.PathLike[str], bad_rows: BadRows) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, fields) for each record of a CSV file, the header first; the record begins on `line`.
 
     UTF-8 with or without a BOM, RFC 4180 quoting. Blank lines are passed over. Each record has as many fields
@@ -66,7 +67,7 @@ def read_records(path, bad_rows):
         file.seek(3 if begin == b"\xef\xbb\xbf" else 0)
         header = None
         lines_before = 0  # those which the present reader did not see
-        marked = []
+        marked: list[bool] = []
         reader = csv.reader(_decoded(file, marked), strict=True)
         while True:
             position, line = file.tell(), lines_before + reader.line_num + 1
@@ -99,7 +100,7 @@ def read_records(path, bad_rows):
 
 
 @contextlib.contextmanager
-def _field_limit():
+def _field_limit() -> Iterator[None]:
     before = csv.field_size_limit(MAX_FIELD)
     try:
         yield
@@ -107,7 +108,7 @@ def _field_limit():
         csv.field_size_limit(before)
 
 
-def _decoded(file, marked):
+def _decoded(file: Iterable[bytes], marked: list[bool]) -> Iterator[str]:
     """The lines of a binary file as text; one that is not clean UTF-8 gets stand-ins and adds to `marked`."""
     for raw in file:
         try:
@@ -121,7 +122,7 @@ def _decoded(file, marked):
         yield line
 
 
-def _encoding_problems(fields, header, line):
+def _encoding_problems(fields: list[str], header: list[str] | None, line: int) -> list[str]:
     """What to say of stand-ins; the record begins on `line`, and the bad byte may be some lines further."""
     problems = []
     for index, field in enumerate(fields):
@@ -141,7 +142,7 @@ def _encoding_problems(fields, header, line):
     return problems
 
 
-def _quoting_problem(error, raw_line):
+def _quoting_problem(error: csv.Error, raw_line: bytes) -> str:
     record = f"the record {shown(raw_line.decode(errors='surrogateescape').rstrip())}"
     message = str(error)
     if "field limit" in message:
@@ -156,7 +157,7 @@ def _quoting_problem(error, raw_line):
     return f"{record}: found broken quoting ({message}), expected quotes inside a quoted field to be doubled"
 
 
-def _shape_problem(fields, header):
+def _shape_problem(fields: list[str], header: list[str]) -> str:
     return (
         f"fields: found {len(fields)}, the last one {shown(fields[-1])}, expected {len(header)}:"
         f" {','.join(header)} (a field with a comma, a quote or a newline has to be in quotes)"

@@ -1,22 +1,26 @@
 """--datatype and paths -> checked splits -> loaders."""
 
+import argparse
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from dataloaders.batch_plan import BatchPlan
 from dataloaders.communities import COMMUNITIES, missing_data_message
-from dataloaders.meme_dataset import MemeDataset, RecordDataset, SplitData, collate, query_batch
-from dataloaders.meme_images import MemeImages
+from dataloaders.meme_dataset import MemeDataset, RecordDataset, Sample, SplitData, collate, query_batch
+from dataloaders.meme_images import ImageSettings, MemeImages
 from dataloaders.meme_records import Split, emotion_ids, read_splits, texts
-from dataloaders.token_table import TokenTable
+from dataloaders.token_table import TextTokenizer, TokenTable
 from util import InputError
 
 SHOWN = 20  # of many bad images, as many are named in full
 
 
-def csv_paths(args, names):
+def csv_paths(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Path]:
     """{split: path} of the splits' CSVs; InputError which says what to put where, if one is missing."""
     community = COMMUNITIES[args.datatype]
     given = {"train": args.train_csv, "val": args.val_csv, "test": args.test_csv}
@@ -29,20 +33,22 @@ def csv_paths(args, names):
     return paths
 
 
-def existing_splits(args, wanted):
+def existing_splits(args: argparse.Namespace, wanted: Sequence[str]) -> tuple[str, ...]:
     """Of the wanted splits those whose CSV is named or there, and the last one, which has to be."""
 
-    def is_there(name):
-        return getattr(args, f"{name}_csv") or (args.data_path and Path(args.data_path, f"{name}.csv").is_file())
+    def is_there(name: str) -> bool:
+        return bool(getattr(args, f"{name}_csv") or (args.data_path and Path(args.data_path, f"{name}.csv").is_file()))
 
     return (*filter(is_there, wanted[:-1]), wanted[-1])
 
 
-def features_folder(args):
+def features_folder(args: argparse.Namespace) -> Path:
     return Path(args.features_path or Path(args.data_path) / "images")
 
 
-def read_community(args, names, captions_needed):
+def read_community(
+    args: argparse.Namespace, names: Sequence[str], captions_needed: bool
+) -> tuple[dict[str, Split], list[str]]:
     """The splits called `names`: ({name: Split}, lines to tell the user). All bad rows raise one InputError."""
     paths, folder = csv_paths(args, names), features_folder(args)
     if args.branches != "qc" and not folder.is_dir():
@@ -56,12 +62,14 @@ def read_community(args, names, captions_needed):
     return splits, notes
 
 
-def check_images(args, splits, image_size, progress):
+def check_images(
+    args: argparse.Namespace, splits: dict[str, Split], image_size: int, progress: bool
+) -> tuple[MemeImages, dict[str, Split], list[str]]:
     """Decode all the splits' images once: (MemeImages, splits without bad ones, lines to tell the user).
 
     Raises InputError that names the bad images, unless --skip_bad_images.
     """
-    settings = {
+    settings: ImageSettings = {
         "size": image_size,
         "resize_mode": args.resize,
         "max_frames": args.max_frames,
@@ -85,7 +93,7 @@ def check_images(args, splits, image_size, progress):
     return images, kept, lines
 
 
-def without_images(split, bad):
+def without_images(split: Split, bad: Container[str]) -> Split:
     """The split without the records whose image is in `bad`; InputError where nothing is left."""
     keep = np.array([split.memes[meme].image not in bad for meme in split.record_meme])
     if not keep.any():
@@ -102,10 +110,17 @@ def without_images(split, bad):
     )
 
 
-def tokenise(args, split, tokenizer, emotion_index, images, captions_needed):
+def tokenise(
+    args: argparse.Namespace,
+    split: Split,
+    tokenizer: TextTokenizer,
+    emotion_index: Mapping[str, int],
+    images: MemeImages | None,
+    captions_needed: bool,
+) -> tuple[SplitData, dict[str, Any]]:
     """A split -> SplitData, and counts for the run's record: texts cut, captions left out, unknown emotions."""
     captions = offsets = None
-    counts = {
+    counts: dict[str, Any] = {
         "topics": len(split.queries),
         "memes": len(split.memes),
         "records": len(split),
@@ -127,8 +142,8 @@ def tokenise(args, split, tokenizer, emotion_index, images, captions_needed):
     return SplitData(split, queries, captions, offsets, emotions, images), counts
 
 
-def count_lines(counts, emotions_are_read):
-    """The counts of `tokenise` as lines for the log."""
+def count_lines(counts: Mapping[str, dict[str, Any]], emotions_are_read: bool) -> list[str]:
+    """{split: the counts of `tokenise`} as lines for the log."""
     lines = []
     for name, of_split in counts.items():
         lines.append(f"{name}: {of_split['records']} records, {of_split['topics']} topics, {of_split['memes']} memes")
@@ -148,18 +163,34 @@ def count_lines(counts, emotions_are_read):
     return lines
 
 
-def train_loader(args, data, plan, rank, first_step, last_step, pin_memory):
+def train_loader(
+    args: argparse.Namespace,
+    data: SplitData,
+    plan: BatchPlan,
+    rank: int,
+    first_step: int,
+    last_step: int,
+    pin_memory: bool,
+) -> DataLoader[Sample]:
     """This process's batches of the optimisation steps [first_step, last_step), decoded off the training thread."""
     dataset = RecordDataset(data, args.seed, args.caption_augmentation)
     return _loader(args, dataset, data, list(plan.shares(rank, first_step, last_step)), pin_memory)
 
 
-def meme_loader(args, data, batches, pin_memory):
+def meme_loader(
+    args: argparse.Namespace, data: SplitData, batches: Sequence[list[int]], pin_memory: bool
+) -> DataLoader[Sample]:
     """Batches of memes; `batches`: lists of meme indices."""
     return _loader(args, MemeDataset(data), data, batches, pin_memory)
 
 
-def _loader(args, dataset, data, batches, pin_memory):
+def _loader(
+    args: argparse.Namespace,
+    dataset: MemeDataset | RecordDataset,
+    data: SplitData,
+    batches: Sequence[list[int]] | Sequence[list[tuple[int, int]]],  # keys of the dataset
+    pin_memory: bool,
+) -> DataLoader[Sample]:
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -170,14 +201,14 @@ def _loader(args, dataset, data, batches, pin_memory):
     )
 
 
-def query_batches(data, batch_size):
+def query_batches(data: SplitData, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
     """All queries of a split, in order, as batches."""
     for start in range(0, len(data.queries), batch_size):
         topics = list(range(start, min(start + batch_size, len(data.queries))))
         yield query_batch([data.queries[topic] for topic in topics], topics)
 
 
-def _workers(args, data):
+def _workers(args: argparse.Namespace, data: SplitData) -> int:
     """Loader processes; none where nothing is left to decode."""
     if data.images is None or data.images.all_kept(meme.image for meme in data.split.memes):
         return 0

@@ -16,6 +16,8 @@ read (pixels under `--branches qc`, captions under `qi` without co-attention) is
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -37,23 +39,36 @@ class SplitData:
     emotions: list[list[int]]
     images: MemeImages | None
 
-    def captions_of(self, meme):
-        """Token ids of a meme's captions."""
+    def captions_of(self, meme: int) -> list[np.ndarray]:
+        """Token ids (L,) of each of a meme's captions; only where the setting reads captions."""
+        assert self.captions is not None and self.caption_offsets is not None
         return [self.captions[i] for i in range(self.caption_offsets[meme], self.caption_offsets[meme + 1])]
 
 
-class MemeDataset(Dataset):
+class Sample(TypedDict, total=False):
+    """A meme or a record, before `collate`; what a setting does not read is absent, as in a batch."""
+
+    meme: int
+    emotions: list[int]
+    frames: torch.Tensor  # (F, 3, H, W) uint8
+    captions: list[np.ndarray]  # token ids (L,) of each
+    topic: int  # this and the next: of a record only
+    query: np.ndarray  # token ids (L,)
+    drawn_caption: int
+
+
+class MemeDataset(Dataset[Sample]):
     """The distinct memes of a split, by index."""
 
-    def __init__(self, data):
+    def __init__(self, data: SplitData) -> None:
         self.data = data
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.data.split.memes)
 
-    def __getitem__(self, meme):
+    def __getitem__(self, meme: int) -> Sample:
         data = self.data
-        sample = {"meme": meme, "emotions": data.emotions[meme]}
+        sample: Sample = {"meme": meme, "emotions": data.emotions[meme]}
         if data.images is not None:
             sample["frames"] = data.images[data.split.memes[meme].image]
         if data.captions is not None:
@@ -61,19 +76,19 @@ class MemeDataset(Dataset):
         return sample
 
 
-class RecordDataset(Dataset):
+class RecordDataset(Dataset[Sample]):
     """The records of a split, by (epoch, record): random draws depend on nothing else, and on the seed."""
 
-    def __init__(self, data, seed, caption_augmentation):
+    def __init__(self, data: SplitData, seed: int, caption_augmentation: bool) -> None:
         self.data = data
         self.memes = MemeDataset(data)
         self.seed = seed
         self.caption_augmentation = caption_augmentation
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.data.split)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, record = key
         topic, meme = int(self.data.split.record_topic[record]), int(self.data.split.record_meme[record])
         sample = self.memes[meme] | {"topic": topic, "query": self.data.queries[topic]}
@@ -84,7 +99,7 @@ class RecordDataset(Dataset):
         return sample
 
 
-def collate(samples):
+def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Samples of MemeDataset or RecordDataset -> a batch (see above)."""
     batch = {"meme": torch.tensor([sample["meme"] for sample in samples])}
     persons = max(len(sample["emotions"]) for sample in samples)
@@ -102,7 +117,7 @@ def collate(samples):
     return batch
 
 
-def query_batch(queries, topics):
+def query_batch(queries: Sequence[np.ndarray], topics: Sequence[int]) -> dict[str, torch.Tensor]:
     """Token ids of queries and their topics' indices -> a batch of queries."""
     ids, mask = pad(queries)
     return {"query_ids": ids, "query_mask": mask, "topic": torch.tensor(topics)}

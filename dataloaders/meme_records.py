@@ -1,7 +1,10 @@
 """CSV -> checked records. A record is one (topic, meme) pair; docs/DATA.md has the columns and rules."""
 
 import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,18 +57,20 @@ class Split:
     record_topic: np.ndarray
     record_meme: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.record_topic)
 
 
-def read_splits(csv_paths, features_path, read_captions=True):
+def read_splits(
+    csv_paths: Mapping[str, str | os.PathLike[str]], features_path: str | os.PathLike[str], read_captions: bool = True
+) -> tuple[dict[str, Split], list[str]]:
     """Read and check all given splits: ({name: Split}, notes).
 
     csv_paths: {name: path of its CSV}. features_path: the image folder; whether the images exist and can be
     decoded is not checked here. read_captions: whether anything reads the captions; then none may be empty.
     notes: sentences to tell the user once. Raises InputError with all the bad rows of all the files.
     """
-    parsers = {
+    parsers: dict[str, Callable[[str], Any]] = {
         "image_id": parse_identifier,
         "image": ImageFolder(features_path).parse_path,
         "topic_id": parse_identifier,
@@ -75,14 +80,16 @@ def read_splits(csv_paths, features_path, read_captions=True):
         "text": str,
     }
     bad_rows = BadRows()
-    first_rows = {}  # image_id -> (Meme, path, line) of the row that the others have to agree with
-    ignored = {}  # a dict keeps the order
+    first_rows: _FirstRows = {}
+    ignored: dict[str, None] = {}  # a dict keeps the order
     splits = {}
     for name, path in csv_paths.items():
         try:
-            splits[name] = _read_split(name, path, parsers, first_rows, ignored, bad_rows)
+            split = _read_split(name, path, parsers, first_rows, ignored, bad_rows)
         except OSError as error:
             raise InputError(f"{path}: found no readable file ({error.strerror}), expected a CSV") from error
+        if split is not None:
+            splits[name] = split
     if read_captions and first_rows and all(meme.captions is None for meme, *_ in first_rows.values()):
         bad_rows.remark = (
             "No meme has a caption that can be read. To do without: --caption_source text reads the column 'text', "
@@ -93,7 +100,7 @@ def read_splits(csv_paths, features_path, read_captions=True):
     return splits, notes
 
 
-def texts(meme, caption_source):
+def texts(meme: Meme, caption_source: str) -> tuple[str, ...]:
     """The texts that stand for the captions of `meme`: `caption`, `text` (none if it is blank), or `both`."""
     if caption_source not in CAPTION_SOURCES:
         raise ValueError(f"caption_source is {caption_source!r}; expected one of {CAPTION_SOURCES}")
@@ -102,18 +109,18 @@ def texts(meme, caption_source):
     return captions + text
 
 
-def emotion_vocabulary(split):
+def emotion_vocabulary(split: Split) -> list[str]:
     """The sorted distinct emotion words of the split's memes, without the reserved `none` and `unknown`."""
     return sorted({word for meme in split.memes for word in meme.emotions}.difference(RESERVED_EMOTIONS))
 
 
-def emotion_ids(words, index_of):
+def emotion_ids(words: Iterable[str], index_of: Mapping[str, int]) -> list[int]:
     """A meme's emotion words by {word: index}: what is not in it is `unknown`, no word at all is `none`."""
     none, unknown = range(len(RESERVED_EMOTIONS))
     return [index_of.get(word, unknown) for word in words] or [none]
 
 
-def fingerprint(split):
+def fingerprint(split: Split) -> str:
     """SHA-256 of everything that a split's CSV says."""
     digest = hashlib.sha256(repr((split.topic_ids, split.queries, split.memes)).encode("utf-8", "surrogatepass"))
     for array in (split.record_topic, split.record_meme):
@@ -121,23 +128,35 @@ def fingerprint(split):
     return digest.hexdigest()
 
 
-def _read_split(name, path, parsers, first_rows, ignored, bad_rows):
-    """One CSV -> Split. What is wrong goes to `bad_rows`; then the Split is of no use."""
+# image_id -> (Meme, path, line) of the row that the others have to agree with
+_FirstRows = dict[str, tuple[Meme, str | os.PathLike[str], int]]
+
+
+def _read_split(
+    name: str,
+    path: str | os.PathLike[str],
+    parsers: Mapping[str, Callable[[str], Any]],
+    first_rows: _FirstRows,
+    ignored: dict[str, None],
+    bad_rows: BadRows,
+) -> Split | None:
+    """One CSV -> Split. What is wrong goes to `bad_rows`; then the Split is of no use, or there is none."""
     records = read_records(path, bad_rows)
     faults_before = bad_rows.count
     header_line, header = next(records, (1, None))
     problems = _header_problems(header)
-    if problems:
+    if header is None or problems:
         if bad_rows.count == faults_before:  # else the header could not even be read, which is said already
             bad_rows.add(path, header_line, problems)
         return None
     ignored |= dict.fromkeys(column for column in header if column not in COLUMNS)
     columns = [(column, header.index(column), parsers[column]) for column in COLUMNS if column in header]
 
-    topics = {}  # topic_id -> (index, query, line of its first row)
-    memes = {}  # image_id -> index
-    pairs = {}  # (topic_id, image_id) -> line
-    record_topic, record_meme = [], []
+    topics: dict[str, tuple[int, Any, int]] = {}  # topic_id -> (index, query or None if bad, line of its first row)
+    memes: dict[str, int] = {}  # image_id -> index
+    pairs: dict[tuple[str, str], int] = {}  # (topic_id, image_id) -> line
+    record_topic: list[int] = []
+    record_meme: list[int] = []
     for line, fields in records:
         cells, problems = _read_cells(fields, columns)
         topic_id, query, image_id = cells.pop("topic_id"), cells.pop("query"), cells["image_id"]
@@ -176,7 +195,7 @@ def _read_split(name, path, parsers, first_rows, ignored, bad_rows):
     )
 
 
-def _header_problems(header):
+def _header_problems(header: list[str] | None) -> list[str]:
     if header is None:
         return [f"header: found nothing, expected {','.join(REQUIRED_COLUMNS)}[,text]"]
     absent = [column for column in REQUIRED_COLUMNS if column not in header]
@@ -190,9 +209,12 @@ def _header_problems(header):
     return problems
 
 
-def _read_cells(fields, columns):
+def _read_cells(
+    fields: list[str], columns: list[tuple[str, int, Callable[[str], Any]]]
+) -> tuple[dict[str, Any], list[str]]:
     """({column: value, None where the cell is bad}, problems)."""
-    cells, problems = {"text": ""}, []
+    cells: dict[str, Any] = {"text": ""}
+    problems = []
     for column, index, parse in columns:
         try:
             cells[column] = parse(fields[index])
@@ -202,7 +224,7 @@ def _read_cells(fields, columns):
     return cells, problems
 
 
-def _disagreements(meme, path, line, first_rows):
+def _disagreements(meme: Meme, path: str | os.PathLike[str], line: int, first_rows: _FirstRows) -> list[str]:
     """Where this row of a meme contradicts the meme's first one, in whatever split that is."""
     first, first_path, first_line = first_rows.setdefault(meme.image_id, (meme, path, line))
     if meme == first:
