@@ -4,6 +4,8 @@ recipe its help says so. Nothing heavy is imported here, so that `--help` answer
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from dataloaders.communities import COMMUNITIES, SPLITS
 from engine.methods import METHODS
@@ -76,21 +78,21 @@ TRAINING_ONLY = {
 }
 
 
-def positive_int(text):
+def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
     return value
 
 
-def share(text):
+def share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
     return value
 
 
-def non_negative(text):
+def non_negative(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
@@ -100,13 +102,13 @@ def non_negative(text):
 class _Formatter(argparse.HelpFormatter):
     """Each help text ends with the default, where there is one to tell."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, argparse.SUPPRESS):
             return action.help
         return f"{action.help or ''} (default: %(default)s)".strip()
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="main_task_retrieval.py",
         description="Train and evaluate IEF. Starts as a plain command or under torchrun.",
@@ -125,7 +127,7 @@ def build_parser():
     return parser
 
 
-def _add_task(parser):
+def _add_task(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("task")
     group.add_argument("--do_train", action="store_true", help="train, choose the best epoch on val, score test once")
     group.add_argument(
@@ -145,7 +147,7 @@ def _add_task(parser):
     group.add_argument("--device", choices=("cpu", "cuda"), help="cpu or cuda; the default is cuda where there is one")
 
 
-def _add_data(parser):
+def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data (docs/DATA.md)")
     group.add_argument("--datatype", choices=SLUGS, default="custom", help="which community it is")
     group.add_argument("--data_path", metavar="DIR", help="folder with train.csv, val.csv, test.csv")
@@ -175,7 +177,7 @@ def _add_data(parser):
     )
 
 
-def _add_clip(parser):
+def _add_clip(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("CLIP")
     group.add_argument(
         "--pretrained_clip_name",
@@ -193,7 +195,7 @@ def _add_clip(parser):
     group.add_argument("--visual_tokens", choices=("cls", "patch"), default="cls", help="what QI compares words with")
 
 
-def _add_emotions(parser):
+def _add_emotions(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("emotions")
     group.add_argument(
         "--emotion_encoder",
@@ -209,7 +211,7 @@ def _add_emotions(parser):
     )
 
 
-def _add_image_similarity(parser):
+def _add_image_similarity(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("QI: query and emotion-embedded image")
     group.add_argument(
         "--sim_header",
@@ -224,7 +226,7 @@ def _add_image_similarity(parser):
     group.add_argument("--wti_arch", type=int, choices=(1, 2, 3), default=2, help="linear layers of WTI's weights")
 
 
-def _add_captions(parser):
+def _add_captions(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("captions and QC")
     group.add_argument(
         "--caption_source", choices=("caption", "text", "both"), default="caption", help="which columns are captions"
@@ -243,7 +245,7 @@ def _add_captions(parser):
     )
 
 
-def _add_fusion_and_loss(parser):
+def _add_fusion_and_loss(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("weights of QI and QC, and losses (docs/MODEL.md)")
     group.add_argument("--branches", choices=("qi_qc", "qi", "qc"), default="qi_qc", help="what is built and trained")
     group.add_argument(
@@ -276,7 +278,7 @@ def _add_fusion_and_loss(parser):
     group.add_argument("--cdcr_lambda", type=non_negative, default=0.0, help="channel decorrelation (DRL), 0 = off")
 
 
-def _add_training(parser):
+def _add_training(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive_int, default=4, help="with --co_train staged: of each stage")
     group.add_argument(
@@ -311,7 +313,7 @@ def _add_training(parser):
     )
 
 
-def _add_evaluation(parser):
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("evaluation (docs/METRICS.md)")
     group.add_argument(
         "--batch_size_val",
@@ -335,7 +337,7 @@ def _add_evaluation(parser):
     group.add_argument("--save_similarity", action="store_true", help="also write qi.npy, qc.npy, fused.npy")
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:
     """The command line, checked: (namespace, names of the flags that were given).
 
     A combination that makes no sense ends the program with a line that says why.
@@ -353,7 +355,7 @@ def parse_arguments(argv=None):
     return args, given
 
 
-def with_method(argv):
+def with_method(argv: Sequence[str]) -> list[str]:
     """The command line with the flags of its --method before its own, which override them."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--method")
@@ -361,7 +363,7 @@ def with_method(argv):
     return [*METHODS[name].flags, *argv] if name in METHOD_NAMES else list(argv)
 
 
-def given_values(argv):
+def given_values(argv: Sequence[str]) -> dict[str, Any]:
     """{flag: value} of the flags that stand on the command line; none has to."""
     parser = build_parser()
     for action in parser._actions:
@@ -369,27 +371,27 @@ def given_values(argv):
     return vars(parser.parse_args(argv))
 
 
-def given_flags(argv):
+def given_flags(argv: Sequence[str]) -> set[str]:
     """The names of the flags that stand on the command line."""
     return set(given_values(argv))
 
 
-def default_values():
+def default_values() -> dict[str, Any]:
     """{flag: value} of a command line without any."""
     return vars(build_parser().parse_args(["--output_dir", "."]))
 
 
-def refuse(condition, message):
+def refuse(condition: object, message: str) -> None:
     if condition:
         raise InputError(message)
 
 
-def reads_captions(args):
+def reads_captions(args: argparse.Namespace) -> bool:
     """Whether a setting reads captions at all."""
     return args.branches != "qi" or args.caption_fusion != "none" or args.caption_augmentation
 
 
-def check_task(args, given):
+def check_task(args: argparse.Namespace, given: set[str]) -> None:
     """Raise InputError where the task or a number makes no sense; `given`: names of the flags that were given."""
     refuse(args.do_train == args.do_eval, "give one of --do_train and --do_eval")
     if args.method is not None and not METHODS[args.method].trained:
@@ -417,10 +419,10 @@ def check_task(args, given):
     refuse(args.max_caption_words < 3, "--max_caption_words below 3 leaves no word between start and end token")
 
 
-def without_effect(args, given):
+def without_effect(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[str, str]]:
     """The flags, of those `given`, that change nothing in these settings: yields (flag, why)."""
 
-    def only_with(flag, condition, needed):
+    def only_with(flag: str, condition: bool, needed: str) -> Iterator[tuple[str, str]]:
         if flag in given and not condition:
             yield flag, f"--{flag} has no effect without {needed}"
 
@@ -454,7 +456,7 @@ def without_effect(args, given):
         yield "fusion_lr", "--fusion_lr belongs to --co_train joint: staged chooses the weight on val"
 
 
-def check_settings(args, given):
+def check_settings(args: argparse.Namespace, given: set[str]) -> None:
     """Raise InputError where flags of the model or of training contradict each other, or one has no effect.
 
     A model that comes from a checkpoint brings its own flags: call this when they are taken over.

@@ -1,6 +1,12 @@
 """Arguments -> parts -> model. The only place that reads sizes."""
 
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import torch
+from torch import nn
 
 from engine.arguments import reads_captions
 from modules.aggregator import MeanP, SeqLSTM, SeqTransf, TightTransf, start_from_clip_text
@@ -11,19 +17,26 @@ from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
 from modules.fusion import Fusion
 from modules.ief_model import IEF, Wiring
 from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
+from modules.tokenizer import Tokenizer
 from util import InputError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_model(args, emotion_words, tokenizer, normalise, saved=None):
+def build_model(
+    args: argparse.Namespace,
+    emotion_words: Sequence[str],
+    tokenizer: Tokenizer,
+    normalise: Callable[[torch.Tensor, torch.dtype], torch.Tensor],
+    saved: Mapping[str, Any] | None = None,
+) -> tuple[IEF, Path | None, list[str]]:
     """The model that the arguments describe: (IEF, path of CLIP's weights or None, lines to tell the user).
 
     The parts are made in the order qi, qc, fusion, so that a seed gives `--branches qi` the same start as the
     whole model. `saved`: a checkpoint (engine/checkpoint.py) to take sizes, emotion words and vectors and
     all weights from; then neither CLIP's weights file nor an emotion encoder is needed.
     """
-    notes = []
+    notes: list[str] = []
     image, caption = args.branches != "qc", args.branches != "qi"
     if saved is None:
         clip, weights = build_clip(args.pretrained_clip_name, args.linear_patch, vision=image)
@@ -31,7 +44,7 @@ def build_model(args, emotion_words, tokenizer, normalise, saved=None):
         clip, weights = CLIP(ClipSizes(**saved["clip_sizes"]), args.linear_patch, vision=image), None
         emotion_words = saved["emotion_words"]
     sizes = clip.sizes
-    parts = {}
+    parts: dict[str, Any] = {}  # by the names that IEF gives them, hence of many kinds
     if image:
         if args.emotion_fusion != "none":
             vectors = _emotion_vectors(args, emotion_words, clip, tokenizer, saved)
@@ -56,7 +69,7 @@ def build_model(args, emotion_words, tokenizer, normalise, saved=None):
     model.tower_dtype = PRECISIONS[args.precision]
     if saved is not None:
         load_strictly(model, saved["model"], "the checkpoint")
-        if image and caption and args.fusion == "fixed":
+        if model.fusion is not None and args.fusion == "fixed":
             model.fusion.choose(args.fusion_weight)  # the flag's, which may be another than the checkpoint's
     clip.freeze_layers(args.freeze_layer_num)
     if saved is None and starts_from_scratch(args) and args.freeze_layer_num >= 0:
@@ -67,7 +80,7 @@ def build_model(args, emotion_words, tokenizer, normalise, saved=None):
     return model, weights, notes
 
 
-def complete_arguments(args):
+def complete_arguments(args: argparse.Namespace) -> None:
     """Derive, for training, what the flags leave open, so that args.json says what was used."""
     if args.emotion_fusion != "none":
         args.emotion_encoder = emotion_encoder_name(args)
@@ -75,7 +88,7 @@ def complete_arguments(args):
         args.coef_lr = 1.0 if starts_from_scratch(args) else 1e-3
 
 
-def check_nothing_is_untrained(args, model):
+def check_nothing_is_untrained(args: argparse.Namespace, model: nn.Module) -> None:
     """InputError where a model without a checkpoint has random parameters: all, or those beside CLIP's own."""
     if starts_from_scratch(args):
         raise InputError(
@@ -90,17 +103,19 @@ def check_nothing_is_untrained(args, model):
         )
 
 
-def starts_from_scratch(args):
+def starts_from_scratch(args: argparse.Namespace) -> bool:
     """Whether CLIP has no published weights: then it trains at the full rate, and so do its emotion vectors."""
     return args.pretrained_clip_name in FROM_SCRATCH
 
 
-def emotion_encoder_name(args):
+def emotion_encoder_name(args: argparse.Namespace) -> str:
     """The encoder in use: `--emotion_encoder`, else `learned` from scratch and `clip` with loaded weights."""
     return args.emotion_encoder or ("learned" if starts_from_scratch(args) else "clip")
 
 
-def _emotion_vectors(args, words, clip, tokenizer, saved):
+def _emotion_vectors(
+    args: argparse.Namespace, words: Sequence[str], clip: CLIP, tokenizer: Tokenizer, saved: Mapping[str, Any] | None
+) -> EmotionVectors:
     encoder = emotion_encoder_name(args)
     if encoder == "learned":
         return EmotionVectors(words, dim=clip.sizes.embed_dim)
@@ -110,7 +125,9 @@ def _emotion_vectors(args, words, clip, tokenizer, saved):
     return EmotionVectors(words, vectors)
 
 
-def _aggregator_and_similarity(args, clip, saved, notes):
+def _aggregator_and_similarity(
+    args: argparse.Namespace, clip: CLIP, saved: Mapping[str, Any] | None, notes: list[str]
+) -> tuple[MeanP | SeqLSTM | SeqTransf, PooledSimilarity | TokenSimilarity]:
     dim, layers = clip.sizes.embed_dim, args.cross_num_hidden_layers
     if args.sim_header == "tightTransf":
         cross_encoder = TightTransf(dim, layers, args.max_frames)
@@ -118,8 +135,9 @@ def _aggregator_and_similarity(args, clip, saved, notes):
         return MeanP(), TightSimilarity(cross_encoder)
     if args.sim_header == "seqTransf":
         tokens_per_frame = 1 if args.visual_tokens == "cls" else clip.sizes.grid**2
-        aggregator = SeqTransf(dim, layers, args.max_frames, tokens_per_frame)
-        _start_from_clip(aggregator, args, clip, saved, notes)
+        transformer = SeqTransf(dim, layers, args.max_frames, tokens_per_frame)
+        _start_from_clip(transformer, args, clip, saved, notes)
+        aggregator: MeanP | SeqLSTM | SeqTransf = transformer
     else:
         aggregator = SeqLSTM(dim) if args.sim_header == "seqLSTM" else MeanP()
     if args.interaction == "dp":
@@ -127,7 +145,13 @@ def _aggregator_and_similarity(args, clip, saved, notes):
     return aggregator, TokenSimilarity(dim, args.interaction, args.wti_arch)
 
 
-def _start_from_clip(part, args, clip, saved, notes):
+def _start_from_clip(
+    part: SeqTransf | TightTransf,
+    args: argparse.Namespace,
+    clip: CLIP,
+    saved: Mapping[str, Any] | None,
+    notes: list[str],
+) -> None:
     """Start the aggregator's transformer from CLIP's first text layers, or say that it starts afresh."""
     if saved is None and not start_from_clip_text(part.transformer, part.positions, clip):
         notes.append(

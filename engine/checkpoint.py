@@ -1,13 +1,18 @@
 """Checkpoints: one file of tensors and plain values, written whole or not at all, read with `weights_only=True`."""
 
+import argparse
 import dataclasses
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from engine import distributed
 from engine.arguments import NOT_CHECKED_ON_RESUME
 from engine.methods import METHODS
+from modules.ief_model import IEF
 from util import InputError, first_line, replaced_atomically
 
 FORMAT = 1
@@ -33,7 +38,7 @@ MODEL_FLAGS = {  # flags that make the model, whatever it is trained or evaluate
 METHOD_FLAGS = MODEL_FLAGS & {flag.removeprefix("--") for method in METHODS.values() for flag in method.flags}
 
 
-def model_state(model, args):
+def model_state(model: IEF, args: argparse.Namespace) -> dict[str, Any]:
     """What makes a model again without any other file."""
     vectors = model.emotion_vectors
     return {
@@ -45,12 +50,12 @@ def model_state(model, args):
     }
 
 
-def save(path, state):
+def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     with replaced_atomically(path) as temporary:
         torch.save(state, temporary)
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint on the CPU; InputError where it is missing, damaged, or something else."""
     path = Path(path)
     if not path.is_file():
@@ -65,7 +70,7 @@ def load(path):
     return state
 
 
-def random_states(device):
+def random_states(device: torch.device) -> dict[str, torch.Tensor]:
     """This process's generators, as tensors."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -73,13 +78,13 @@ def random_states(device):
     return states
 
 
-def set_random_states(states, device):
+def set_random_states(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def check_resumable(path, state, args):
+def check_resumable(path: str | os.PathLike[str], state: Mapping[str, Any], args: argparse.Namespace) -> None:
     """InputError where resuming could not give the run that was not interrupted: says which flag, and how."""
     if "optimizer" not in state:
         raise InputError(f"{path}: holds a model only; resume from checkpoint_last.pt, or use --init_model")
@@ -101,7 +106,9 @@ def check_resumable(path, state, args):
         )
 
 
-def adopt_arguments(args, given, state, path):
+def adopt_arguments(
+    args: argparse.Namespace, given: set[str], state: Mapping[str, Any], path: str | os.PathLike[str]
+) -> None:
     """Take over the checkpoint's flags, so that the model is built as it was trained.
 
     Flags that were `given` on the command line stay, but those that make the model have to agree (InputError), and

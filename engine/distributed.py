@@ -7,16 +7,22 @@ import datetime
 import gc
 import inspect
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from util import InputError
 
+Value = TypeVar("Value")
+Module = TypeVar("Module", bound=nn.Module)
 
-def setup(device_type):
+
+def setup(device_type: str) -> torch.device:
     """Join the processes that torchrun started, if it did; returns this process's device."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if device_type == "cuda" else torch.device(device_type)
@@ -35,36 +41,36 @@ def setup(device_type):
     return device
 
 
-def tear_down():
+def tear_down() -> None:
     """Leave the group of processes, while the interpreter is whole: gloo's threads may abort one that is ending."""
     if dist.is_initialized():
         gc.collect()  # what reference cycles keep of the group, data_parallel's reducer above all
         dist.destroy_process_group()
 
 
-def rank():
+def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def world_size():
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_main():
+def is_main() -> bool:
     return rank() == 0
 
 
-def is_first_here():
+def is_first_here() -> bool:
     """True in one process of each machine."""
     return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
-def barrier():
+def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
 
 
-def from_main(value):
+def from_main(value: Value) -> Value:
     """The first process's picklable `value`, in all processes."""
     if not dist.is_initialized():
         return value
@@ -73,7 +79,7 @@ def from_main(value):
     return box[0]
 
 
-def call_in_main(function, *arguments):
+def call_in_main(function: Callable[..., object], *arguments: object) -> None:
     """Call a function in the first process, while the others wait. Its InputError is raised in all of them."""
     problem = None
     if is_main():
@@ -87,23 +93,23 @@ def call_in_main(function, *arguments):
 
 
 @torch.no_grad()
-def copy_from_main(module):
+def copy_from_main(module: nn.Module) -> None:
     """Give a module, in every process, the tensors that it has in the first one."""
     if dist.is_initialized():
         for tensor in module.state_dict().values():
             dist.broadcast(tensor, src=0)
 
 
-def from_all(value):
+def from_all(value: Value) -> list[Value]:
     """Every process's picklable `value`, as a list in the order of ranks."""
     if not dist.is_initialized():
         return [value]
-    values = [None] * world_size()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def summed(tensor):
+def summed(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over the processes (no gradient)."""
     if dist.is_initialized():
         tensor = tensor.clone()
@@ -115,7 +121,7 @@ class _Gather(torch.autograd.Function):
     """Rows of all processes. The backward sums what every process asks of the rows and keeps the own ones."""
 
     @staticmethod
-    def forward(ctx, tensor):
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.contiguous()
         parts = [torch.empty_like(tensor) for _ in range(world_size())]
         dist.all_gather(parts, tensor)
@@ -123,13 +129,13 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
         return gradient[ctx.rows]
 
 
-def gather(features):
+def gather(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A dict of tensors (b, ...) of this process -> the same of all processes (n·b, ...), with the true gradient.
 
     The second axis (words, visual tokens) may differ between processes: it is padded to the longest, vectors
@@ -159,7 +165,7 @@ def gather(features):
     return gathered
 
 
-def data_parallel(module, device):
+def data_parallel(module: Module, device: torch.device) -> Module | DistributedDataParallel:
     """Wrap a module so that gradients are averaged over the processes."""
     if not dist.is_initialized():
         return module
@@ -167,4 +173,5 @@ def data_parallel(module, device):
     known = inspect.signature(DistributedDataParallel).parameters
     # newer versions of torch call it by the first name, and warn of the second
     keyword = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
-    return DistributedDataParallel(module, device_ids=devices, **{keyword: False})
+    options: dict[str, Any] = {keyword: False}
+    return DistributedDataParallel(module, device_ids=devices, **options)

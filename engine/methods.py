@@ -19,12 +19,12 @@ class Method:
     name: str
     title: str
     group: str
-    flags: tuple = ()
+    flags: tuple[str, ...] = ()
     trained: bool = True
     changes: str = ""
 
     @property
-    def seeded(self):
+    def seeded(self) -> bool:
         return self.trained
 
 
@@ -33,11 +33,11 @@ IMAGE_ONLY = "--branches qi --caption_fusion none --emotion_fusion none"
 THEIRS = "--positives instance --freeze_layer_num 0"
 
 
-def _main(name, title, flags, **more):
-    return Method(name, title, "main", tuple(flags.split()), **more)
+def _main(name: str, title: str, flags: str, trained: bool = True) -> Method:
+    return Method(name, title, "main", tuple(flags.split()), trained=trained)
 
 
-def _ablation(name, title, flags, changes):
+def _ablation(name: str, title: str, flags: str, changes: str) -> Method:
     return Method(name, title, "ablation", tuple(flags.split()), changes=changes)
 
 

@@ -1,12 +1,15 @@
 """Parameter groups, and the learning rate's warm-up and cosine."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 
-def parameter_groups(model, lr, coef_lr, fusion_lr, weight_decay):
+def parameter_groups(
+    model: nn.Module, lr: float, coef_lr: float, fusion_lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
     """AdamW's groups over the trainable parameters of an IEF model; each has `name` and its peak rate `peak_lr`.
 
     CLIP's own parameters at lr * coef_lr, the weights of QI and QC at fusion_lr without decay, all others at lr. No
@@ -14,7 +17,7 @@ def parameter_groups(model, lr, coef_lr, fusion_lr, weight_decay):
     """
     rates = {"clip": lr * coef_lr, "new": lr, "fusion": fusion_lr}
     norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
-    groups = {}
+    groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -35,24 +38,24 @@ def parameter_groups(model, lr, coef_lr, fusion_lr, weight_decay):
     return list(groups.values())
 
 
-def _is_clips_own(name):
+def _is_clips_own(name: str) -> bool:
     return name.startswith("clip.") and ".neighbours." not in name
 
 
-def make_optimizer(groups):
+def make_optimizer(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) with CLIP's betas, the fused kernel where the device has one."""
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     return torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98), eps=1e-6, fused=devices <= {"cpu", "cuda"})
 
 
-def set_learning_rate(optimizer, step, total_steps, warmup_proportion):
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total_steps: int, warmup_proportion: float) -> None:
     """Each group's rate for optimisation step `step` (0-based): linear warm-up to its peak, then cosine to 0."""
     factor = warmup_then_cosine(step, total_steps, warmup_proportion)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
 
 
-def warmup_then_cosine(step, total_steps, warmup_proportion):
+def warmup_then_cosine(step: int, total_steps: int, warmup_proportion: float) -> float:
     """The factor of the peak rate at `step` of `total_steps`, in (0, 1]."""
     warmup = round(total_steps * warmup_proportion)
     if step < warmup:

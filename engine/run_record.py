@@ -1,21 +1,26 @@
 """What a run leaves in --output_dir beside the checkpoints: args.json, run.json, log.txt, the curves, metrics.json."""
 
+import argparse
 import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import resource
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dataloaders.data_dataloaders import features_folder
 from dataloaders.data_version import data_version
+from dataloaders.meme_records import Split
 from evaluation.feature_store import TEMPORARY_PREFIX
 from evaluation.query_record import FILE_NAME as QUERY_RECORD
 from util import InputError, write_json, write_text
@@ -44,7 +49,7 @@ WRITTEN = (
 )
 
 
-def prepare_output_dir(args):
+def prepare_output_dir(args: argparse.Namespace) -> None:
     """Make --output_dir; InputError where it holds a run that this one would spoil. --overwrite removes that run."""
     folder = Path(args.output_dir)
     if args.resume_model and Path(args.resume_model).resolve().parent != folder.resolve():
@@ -75,16 +80,21 @@ def prepare_output_dir(args):
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
 
-def written(args):
+def written(args: argparse.Namespace) -> list[str]:
     """The names of the run's files that are there."""
     return [name for name in WRITTEN if (Path(args.output_dir) / name).exists()]
 
 
-def write_args(args):
+def write_args(args: argparse.Namespace) -> None:
     write_json(Path(args.output_dir) / "args.json", vars(args))
 
 
-def write_run(args, csv_paths, splits, sources=SOURCES):
+def write_run(
+    args: argparse.Namespace,
+    csv_paths: Mapping[str, str | os.PathLike[str]],
+    splits: Mapping[str, Split],
+    sources: Iterable[str] = SOURCES,
+) -> None:
     """run.json: the command, and the versions of the code and of the data. csv_paths, splits: {split: ...}."""
     record = {
         "command": command_line(),
@@ -94,7 +104,7 @@ def write_run(args, csv_paths, splits, sources=SOURCES):
     write_json(Path(args.output_dir) / "run.json", record)
 
 
-def code_version(sources=SOURCES):
+def code_version(sources: Iterable[str] = SOURCES) -> dict[str, str | None]:
     """{"version": SHA-256 of the sources that a result depends on, "commit": git's, or None outside a repository}."""
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
@@ -110,19 +120,19 @@ def code_version(sources=SOURCES):
     return {"version": digest.hexdigest(), "commit": answer.stdout.strip() if answer.returncode == 0 else None}
 
 
-def write_lines(args, name, lines):
+def write_lines(args: argparse.Namespace, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
     """A .jsonl file: metrics.jsonl has a line per evaluation, losses.jsonl one per step that was displayed."""
     text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
     write_text(Path(args.output_dir) / name, text)
 
 
-def command_line():
+def command_line() -> str:
     module = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m scripts.reference`
     program = ["-m", module.name] if module is not None else sys.argv[:1]
     return shlex.join([Path(sys.executable).name, *program, *sys.argv[1:]])
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Versions of Python and of the packages whose results may differ between versions."""
     packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "opencv-python", "transformers")
     found = {"python": platform.python_version()}
@@ -132,14 +142,14 @@ def versions():
     return found
 
 
-def device_name(device):
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def peak_memory_mb(device):
+def peak_memory_mb(device: torch.device) -> dict[str, int]:
     """Peak memory of this process in MiB: on the device where it is a GPU, and of the host."""
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     if device.type == "cuda":

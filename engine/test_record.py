@@ -1,29 +1,55 @@
 """The end of a run: α by a grid on val, the test split scored once, the table, metrics.json."""
 
+import argparse
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
 
 import metrics
+from dataloaders.meme_dataset import SplitData
 from engine import checkpoint, distributed, run_record
-from engine.train_loop import stages
-from evaluation.eval_loop import alpha_of_queries, alpha_summary, encode_split, grid_alpha, rank_split, summarise
+from engine.train_loop import Trainer, stages
+from evaluation.eval_loop import (
+    EncodedSplit,
+    alpha_of_queries,
+    alpha_summary,
+    encode_split,
+    grid_alpha,
+    rank_split,
+    summarise,
+)
 from evaluation.query_record import BestMemes, QueryRecord
+from modules.ief_model import IEF
 from modules.tokenizer import Tokenizer
 from util import write_json
 
 
-def choose_alpha(args, model, data, device, logger, trainer):
+def choose_alpha(
+    args: argparse.Namespace,
+    model: IEF,
+    data: SplitData,
+    device: torch.device,
+    logger: logging.Logger,
+    trainer: Trainer | None,
+) -> dict[str, float]:
     """The α that a grid on val would choose: {"alpha", "val_mAP"}, the same in every process.
 
     In staged training it becomes the model's own (step 3 of the recipe), also in checkpoint_best.pt, unless --fusion
     is fixed.
     """
     encoded = encode_split(model, data, args, device, distributed.is_main())
-    chosen = None
-    if distributed.is_main():
+    chosen: dict[str, float] = {}
+    if encoded is not None:  # in the first process
         alpha, value = grid_alpha(model, encoded, args)
         chosen = {"alpha": alpha, "val_mAP": value}
     chosen = distributed.from_main(chosen)
     if trainer is not None and args.co_train == "staged" and args.fusion == "learned":
+        assert model.fusion is not None  # staged training is of both branches
         model.fusion.choose(chosen["alpha"])
         logger.info(f"staged training, step 3: α = {chosen['alpha']:.2f} has the best mAP on val")
         if distributed.is_main():
@@ -33,10 +59,12 @@ def choose_alpha(args, model, data, device, logger, trainer):
     return chosen
 
 
-def score_test(args, model, data, device, val_alpha):
+def score_test(
+    args: argparse.Namespace, model: IEF, data: SplitData, device: torch.device, val_alpha: dict[str, float] | None
+) -> dict[str, Any] | None:
     """Everything that is measured on the test split; None but in the first process. Writes test_queries.npz."""
     encoded = encode_split(model, data, args, device, distributed.is_main())
-    if not distributed.is_main():
+    if encoded is None:  # in another process than the first
         return None
     relevance = encoded.relevance
     best = BestMemes(relevance)
@@ -44,7 +72,7 @@ def score_test(args, model, data, device, val_alpha):
         model,
         encoded,
         args,
-        val_alpha=val_alpha and val_alpha["alpha"],
+        val_alpha=None if val_alpha is None else val_alpha["alpha"],
         best=best,
         save_to=args.output_dir if args.save_similarity else None,
     )
@@ -53,7 +81,12 @@ def score_test(args, model, data, device, val_alpha):
     return test_results(ranks, relevance, args.seed, alpha_summary(model, encoded))
 
 
-def test_results(ranks, relevance, seed, alpha=None):
+def test_results(
+    ranks: dict[str, tuple[np.ndarray, np.ndarray]],
+    relevance: metrics.Relevance,
+    seed: int,
+    alpha: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """What metrics.json says of the test split. ranks: of eval_loop.rank_tiles; alpha: of eval_loop.alpha_summary."""
     return {
         "scores": summarise(ranks, relevance, seed),
@@ -68,7 +101,7 @@ def test_results(ranks, relevance, seed, alpha=None):
     }
 
 
-def word_weights(model, encoded, data):
+def word_weights(model: IEF, encoded: EncodedSplit, data: SplitData) -> list[list[tuple[str, float]]]:
     """WTI's weight of each word of each query: a list of (text, weight) per query, empty without `--interaction wti`.
 
     The weights of a query add up to 1; a character that is cut into several tokens has the sum of theirs.
@@ -78,7 +111,8 @@ def word_weights(model, encoded, data):
     tokenizer, weights = Tokenizer(), encoded.queries["word_weight"].float().cpu().numpy()
     words = []
     for query in range(len(data.queries)):
-        start, of_query = 0, []
+        start = 0
+        of_query: list[tuple[str, float]] = []
         for text, tokens in tokenizer.pieces(data.queries[query].tolist()):
             of_query.append((text, float(weights[query, start : start + tokens].sum())))
             start += tokens
@@ -86,7 +120,7 @@ def word_weights(model, encoded, data):
     return words
 
 
-def parameters(args, model, trainer):
+def parameters(args: argparse.Namespace, model: nn.Module, trainer: Trainer | None) -> dict[str, int]:
     """How many parameters the model has, and how many of them a stage of the training changes."""
     trained = stages(args) if trainer is not None else []
     own = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -98,7 +132,7 @@ def parameters(args, model, trainer):
     return {"all": sum(own.values()), "trained": sum(changed)}
 
 
-def run_facts(args, device):
+def run_facts(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """What metrics.json says of any run."""
     return {
         "method": args.method,
@@ -111,7 +145,17 @@ def run_facts(args, device):
     }
 
 
-def write(args, model, counts, results, val_alpha, device, logger, trainer, seconds):
+def write(
+    args: argparse.Namespace,
+    model: IEF,
+    counts: Mapping[str, dict[str, Any]],
+    results: Mapping[str, Any],
+    val_alpha: dict[str, float] | None,
+    device: torch.device,
+    logger: logging.Logger,
+    trainer: Trainer | None,
+    seconds: float,
+) -> None:
     """Print the table and write metrics.json."""
     record = run_facts(args, device) | {
         "best epoch": trainer.best if trainer is not None else None,
@@ -131,12 +175,14 @@ def write(args, model, counts, results, val_alpha, device, logger, trainer, seco
         line = {"split": "test", **record["best epoch"], "alpha": results["alpha"], "scores": results["scores"]}
         run_record.write_lines(args, "metrics.jsonl", [*trainer.progress.history, line])
     write_json(Path(args.output_dir) / "metrics.json", record)  # last: a run that has it is finished
-    for line in table_lines(args, results, val_alpha):
-        logger.info(line)
+    for text in table_lines(args, results, val_alpha):
+        logger.info(text)
     logger.info(f"written to {Path(args.output_dir).resolve()}: {', '.join(run_record.written(args))}")
 
 
-def table_lines(args, results, val_alpha):
+def table_lines(
+    args: argparse.Namespace, results: Mapping[str, Any], val_alpha: dict[str, float] | None
+) -> Iterator[str]:
     """The table of the test split, query to meme, with its heading."""
     titles = {"qi": "QI", "qc": "QC", "fused": "fused", "fused_val_alpha": "fused, α by val"}
     rows = []

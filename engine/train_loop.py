@@ -1,22 +1,28 @@
 """One stage of training: epochs of steps, an evaluation after each, the best and the last checkpoint."""
 
+import argparse
 import contextlib
 import dataclasses
+import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from dataloaders.batch_plan import BatchPlan
 from dataloaders.data_dataloaders import train_loader
+from dataloaders.meme_dataset import SplitData
 from dataloaders.meme_records import fingerprint
 from engine import checkpoint, distributed, run_record
 from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from engine.tensorboard_curves import TensorBoardCurves
 from engine.training_step import SCORES, TrainingStep
 from evaluation.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
+from modules.ief_model import IEF
 from util import InputError, set_seed
 
 QI_PARTS = (
@@ -36,19 +42,19 @@ class Stage:
     epoch. only: prefixes of the parameters that are trained; by default all that a loss reaches."""
 
     name: str
-    weights: tuple
+    weights: tuple[float, ...]
     select: str
-    only: tuple = ("",)
+    only: tuple[str, ...] = ("",)
 
-    def trains(self, parameter_name):
+    def trains(self, parameter_name: str) -> bool:
         fused, qi, qc = self.weights
-        unreached = () if fused else ("fusion.",)
+        unreached: tuple[str, ...] = () if fused else ("fusion.",)
         unreached += () if fused or qi else QI_PARTS
         unreached += () if fused or qc else QC_PARTS
         return parameter_name.startswith(self.only) and not parameter_name.startswith(unreached)
 
 
-def stages(args):
+def stages(args: argparse.Namespace) -> list[Stage]:
     """The stages of --co_train: one, or the first two of the published recipe (the third has no gradient)."""
     if args.branches != "qi_qc":
         return [Stage(args.branches, tuple(float(name == args.branches) for name in SCORES), "fused")]
@@ -69,37 +75,45 @@ class Progress:
     evaluated: int = 0  # epochs of this stage that are evaluated
     best_score: float = float("-inf")
     best_epoch: int = -1
-    losses: dict = dataclasses.field(default_factory=dict)  # of the last step that was displayed
-    displayed: list = dataclasses.field(default_factory=list)  # the lines of losses.jsonl
-    history: list = dataclasses.field(default_factory=list)  # the lines of metrics.jsonl
+    losses: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last step that was displayed
+    displayed: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # the lines of losses.jsonl
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # the lines of metrics.jsonl
     seconds: float = 0.0  # of training, evaluations on val included
     evaluating: float = 0.0  # of these, of the evaluations
     records: int = 0  # that were trained on, each as often as it was
 
     @property
-    def records_per_second(self):
+    def records_per_second(self) -> float:
         return self.records / max(self.seconds - self.evaluating, 1e-9)
 
 
 class Trainer:
     """Joins a model, its data and the run's progress; `run_stage` is the loop."""
 
-    def __init__(self, args, model, train_data, val_data, device, logger):
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        model: IEF,
+        train_data: SplitData,
+        val_data: SplitData,
+        device: torch.device,
+        logger: logging.Logger,
+    ) -> None:
         self.args, self.model, self.device, self.logger = args, model, device, logger
         self.train_data, self.val_data = train_data, val_data
         self.folder = Path(args.output_dir)
         self.plan = BatchPlan.of(args, train_data.split, distributed.world_size())
         self.records = fingerprint(train_data.split)
         self.progress = Progress()
-        self.best = None  # stage, epoch and val metric of the weights that load_best took
-        self.pending = None  # the optimiser's part of a checkpoint, until its stage is set up
+        self.best: dict[str, Any] | None = None  # stage, epoch and val metric of the weights that load_best took
+        self.pending: dict[str, Any] | None = None  # the optimiser's part of a checkpoint, until its stage is set up
         self.seconds_before = 0.0  # of an interrupted run that this one goes on with
-        self.tensorboard = None
+        self.tensorboard: TensorBoardCurves | None = None
         if args.tensorboard and distributed.is_main():
             self.tensorboard = TensorBoardCurves(self.folder / "tensorboard")
 
     @property
-    def record_keys(self):
+    def record_keys(self) -> torch.Tensor | None:
         """Sorted topic * memes + meme of all training records, or None for instance positives."""
         if self.args.positives == "instance":
             return None
@@ -107,7 +121,7 @@ class Trainer:
         keys = torch.from_numpy(split.record_topic * len(split.memes) + split.record_meme)
         return keys.unique().to(self.device)
 
-    def resume(self, state):
+    def resume(self, state: dict[str, Any]) -> None:
         """Take over the progress of a checkpoint; the model's weights are loaded already."""
         if state["records"] != self.records:
             raise InputError(
@@ -122,7 +136,7 @@ class Trainer:
             for line in self.progress.history:
                 self.tensorboard.add_evaluation(line)
 
-    def run_stage(self, index, stage):
+    def run_stage(self, index: int, stage: Stage) -> bool:
         """Train the stage from where the progress stands. True when it had parameters to train."""
         args, progress = self.args, self.progress
         frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
@@ -174,7 +188,7 @@ class Trainer:
             while progress.step < total_steps:
                 self.model.train()
                 set_learning_rate(optimizer, progress.step, total_steps, args.warmup_proportion)
-                losses = self._step(parallel, optimizer, scaler, batches)
+                tensors = self._step(parallel, optimizer, scaler, batches)
                 progress.step += 1
                 progress.records += args.batch_size
                 progress.seconds = time.monotonic() - self.began
@@ -182,7 +196,7 @@ class Trainer:
                 ends_epoch = progress.step % self.plan.steps_per_epoch == 0
                 saves = ends_epoch or (args.save_steps and progress.step % args.save_steps == 0)
                 if progress.step % args.n_display == 0 or saves:
-                    losses = self._checked(stage, losses)
+                    losses = self._checked(stage, tensors)
                 if progress.step % args.n_display == 0 or ends_epoch:
                     now = time.monotonic()
                     rate = (progress.step - shown_step) * args.batch_size / (now - shown_at)
@@ -196,17 +210,23 @@ class Trainer:
         self._unfreeze(frozen)
         return True
 
-    def _unfreeze(self, frozen):
+    def _unfreeze(self, frozen: set[str]) -> None:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name not in frozen)
 
-    def _step(self, parallel, optimizer, scaler, batches):
+    def _step(
+        self,
+        parallel: TrainingStep | distributed.DistributedDataParallel,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        batches: Iterator[dict[str, torch.Tensor]],
+    ) -> dict[str, torch.Tensor]:
         """One optimisation step: the losses of the global batch, not yet summed over the processes."""
         pieces = self.args.gradient_accumulation_steps
-        sums = {}
+        sums: dict[str, torch.Tensor] = {}
         for piece in range(pieces):
             last = piece == pieces - 1
-            silent = contextlib.nullcontext() if last or parallel.__class__ is TrainingStep else parallel.no_sync()
+            silent = contextlib.nullcontext() if last or isinstance(parallel, TrainingStep) else parallel.no_sync()
             with silent:
                 loss, losses = parallel(to_device(next(batches), self.device))
                 # data_parallel averages over the processes, while their shares of the loss add up
@@ -222,10 +242,10 @@ class Trainer:
         self.model.clip.clamp_logit_scale()
         return sums
 
-    def _checked(self, stage, losses):
+    def _checked(self, stage: Stage, tensors: dict[str, torch.Tensor]) -> dict[str, float]:
         """The losses of the global batch, summed over the processes; InputError where one is not finite."""
-        names = list(losses)
-        values = distributed.summed(torch.stack([losses[name].double() for name in names])).tolist()
+        names = list(tensors)
+        values = distributed.summed(torch.stack([tensors[name].double() for name in names])).tolist()
         losses = dict(zip(names, values, strict=True))
         scaled = self.args.precision == "fp16"  # then a step whose gradient is not finite has been left out
         if not all(map(math.isfinite, values)) or not (scaled or math.isfinite(self.gradient_norm)):
@@ -236,7 +256,15 @@ class Trainer:
             )
         return losses
 
-    def _display(self, bar, stage, total_steps, losses, optimizer, rate):
+    def _display(
+        self,
+        bar: tqdm,
+        stage: Stage,
+        total_steps: int,
+        losses: dict[str, float],
+        optimizer: torch.optim.Optimizer,
+        rate: float,
+    ) -> None:
         """A line in the log and in losses.jsonl."""
         fusion = self.model.fusion
         alpha = {"alpha": torch.sigmoid(fusion.theta).item()} if fusion is not None and fusion.kind == "learned" else {}
@@ -245,13 +273,13 @@ class Trainer:
         shown = "  ".join(f"{name} {value:.4f}" for name, value in {**losses, **alpha}.items())
         rates = {group["name"].split()[0]: group["lr"] for group in optimizer.param_groups}
         self._keep_displayed(stage, alpha.get("alpha"), rates, rate)
-        rates = ", ".join(f"{name} {value:.1e}" for name, value in rates.items())
+        shown_rates = ", ".join(f"{name} {value:.1e}" for name, value in rates.items())
         with tqdm.external_write_mode():
             self.logger.info(
-                f"{stage.name} step {self.progress.step}/{total_steps}  {shown}  lr {rates}  {rate:.1f} records/s"
+                f"{stage.name} step {self.progress.step}/{total_steps}  {shown}  lr {shown_rates}  {rate:.1f} records/s"
             )
 
-    def _keep_displayed(self, stage, alpha, rates, rate):
+    def _keep_displayed(self, stage: Stage, alpha: float | None, rates: dict[str, float], rate: float) -> None:
         progress = self.progress
         line = {
             "stage": stage.name,
@@ -268,7 +296,7 @@ class Trainer:
         if self.tensorboard is not None:
             self.tensorboard.add_losses(line)
 
-    def _evaluate_if_due(self, stage):
+    def _evaluate_if_due(self, stage: Stage) -> None:
         """Evaluate val where an epoch has ended since the last evaluation; keep the best model."""
         progress = self.progress
         epoch, within = divmod(progress.step, self.plan.steps_per_epoch)
@@ -276,7 +304,7 @@ class Trainer:
             return
         started = time.monotonic()
         encoded = encode_split(self.model, self.val_data, self.args, self.device, distributed.is_main())
-        if distributed.is_main():
+        if encoded is not None:  # in the first process
             ranks = rank_split(self.model, encoded, self.args)
             result = summarise(ranks, encoded.relevance, self.args.seed, intervals=False)
             score = result[stage.select]["query_to_meme"]["metrics"][self.args.select_metric]
@@ -313,7 +341,7 @@ class Trainer:
         progress.seconds = time.monotonic() - self.began
         self._save_last()
 
-    def _save_progress(self, index, optimizer, scaler):
+    def _save_progress(self, index: int, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
         states = distributed.from_all(checkpoint.random_states(self.device))
         if not distributed.is_main():
             return
@@ -330,12 +358,12 @@ class Trainer:
             },
         )
 
-    def next_stage(self):
+    def next_stage(self) -> None:
         """Begin the next stage's progress; what belongs to the run goes on."""
         run = {name: getattr(self.progress, name) for name in OF_THE_RUN}
         self.progress = Progress(stage=self.progress.stage + 1, **run)
 
-    def load_best(self):
+    def load_best(self) -> None:
         """The best checkpoint's weights into the model of every process; the first one alone has the file."""
         if distributed.is_main():
             state = checkpoint.load(self.folder / "checkpoint_best.pt")

@@ -4,10 +4,13 @@ Each process computes the rows of its own queries against all memes and the colu
 queries; the shares add up to the loss of one process that holds the whole batch, and so do their gradients.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from engine import distributed
+from modules.ief_model import IEF
 from modules.loss import channel_decorrelation, info_nce, topic_positives
 
 SCORES = ("fused", "qi", "qc")  # the order of --loss_weights
@@ -20,7 +23,16 @@ class TrainingStep(nn.Module):
     `loss.topic_positives`; None for plain InfoNCE (`--positives instance`).
     """
 
-    def __init__(self, model, weights, record_keys=None, number_of_memes=0, cdcr_lambda=0.0):
+    record_keys: torch.Tensor | None  # a buffer
+
+    def __init__(
+        self,
+        model: IEF,
+        weights: Sequence[float],
+        record_keys: torch.Tensor | None = None,
+        number_of_memes: int = 0,
+        cdcr_lambda: float = 0.0,
+    ) -> None:
         super().__init__()
         self.model = model
         self.weights = {name: weight for name, weight in zip(SCORES, weights, strict=True) if weight}
@@ -28,7 +40,7 @@ class TrainingStep(nn.Module):
         self.cdcr_lambda = cdcr_lambda if {"fused", "qi"} & self.weights.keys() else 0.0  # it reads the image side
         self.register_buffer("record_keys", record_keys, persistent=False)
 
-    def forward(self, batch):
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         names = tuple(self.weights)
         queries = self.model.encode_queries(batch["query_ids"], batch["query_mask"])
         memes = self.model.encode_memes(
@@ -62,6 +74,7 @@ class TrainingStep(nn.Module):
                 column_losses = info_nce(scale * columns[name], column_positives)
                 losses[name] = (row_losses.sum() + column_losses.sum()) / (2 * batch_size)
         total = sum(self.weights[name] * loss for name, loss in losses.items())
+        assert isinstance(total, torch.Tensor)  # one of the weights is above 0
         if self.cdcr_lambda:
             share = channel_decorrelation(all_queries["sentence"], all_memes["pooled"]) / distributed.world_size()
             losses["cdcr"] = share
@@ -69,16 +82,27 @@ class TrainingStep(nn.Module):
         return total, {name: loss.detach() for name, loss in losses.items()}
 
     @staticmethod
-    def _own_rows(size):
+    def _own_rows(size: int) -> torch.Tensor:
         return torch.arange(size) + distributed.rank() * size
 
-    def _positives(self, queries, memes):
+    def _positives(self, queries: dict[str, torch.Tensor], memes: dict[str, torch.Tensor]) -> torch.Tensor:
         """Which memes answer which queries, of two dicts with `topic`, `meme` and `row` of the global batch."""
         if self.record_keys is None:
             return queries["row"][:, None] == memes["row"][None, :]
         return topic_positives(queries["topic"], memes["meme"], self.record_keys, self.number_of_memes)
 
-    def _augmented(self, scale, row_losses, columns, positives, drawn, memes, all_memes, own, everyone):
+    def _augmented(
+        self,
+        scale: torch.Tensor,
+        row_losses: torch.Tensor,
+        columns: torch.Tensor,
+        positives: torch.Tensor,
+        drawn: dict[str, torch.Tensor],
+        memes: dict[str, torch.Tensor],
+        all_memes: dict[str, torch.Tensor],
+        own: dict[str, torch.Tensor],
+        everyone: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
         """The QI loss with one drawn caption per meme as a further query; its positive is its own meme."""
         identity = "row" if self.record_keys is None else "meme"
         present = drawn.pop("present")
