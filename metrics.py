@@ -4,11 +4,17 @@ NumPy only. Runs alone on saved matrices: `python metrics.py qi.npy qc.npy --wei
 The definitions, and what they avoid, are in docs/METRICS.md. Q queries, M memes, P relevant pairs.
 """
 
+from __future__ import annotations
+
 import math
+import os
 import sys
 import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from util import InputError, replaced_atomically
 
@@ -31,7 +37,7 @@ class Relevance:
     repeated, or the arrays are not integers of one length.
     """
 
-    def __init__(self, query, meme, shape):
+    def __init__(self, query: ArrayLike, meme: ArrayLike, shape: ArrayLike) -> None:
         query, meme, shape = np.asarray(query), np.asarray(meme), np.asarray(shape)
         for name, array in (("query", query), ("meme", meme), ("shape", shape)):
             if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
@@ -41,7 +47,7 @@ class Relevance:
                 f"'query' has {len(query)} entries, 'meme' {len(meme)}, 'shape' is {shape.tolist()}: "
                 "expected one entry of each per relevant pair, and the numbers of queries and memes"
             )
-        self.shape = tuple(int(n) for n in shape)
+        self.shape = int(shape[0]), int(shape[1])
         query, meme = query.astype(np.int64), meme.astype(np.int64)
         bad = (query < 0) | (query >= self.shape[0]) | (meme < 0) | (meme >= self.shape[1])
         if bad.any():
@@ -55,12 +61,12 @@ class Relevance:
             raise InputError(f"the pair query {self.query[i]}, meme {self.meme[i]} occurs more than once")
 
     @classmethod
-    def diagonal(cls, n):
+    def diagonal(cls, n: int) -> Relevance:
         """Meme i is the one relevant to query i, of n."""
         return cls(np.arange(n), np.arange(n), (n, n))
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike[str]) -> Relevance:
         """Read `.npy` (dense 0/1, Q x M) or `.npz` (`query`, `meme`, `shape`); InputError names the file."""
         loaded = load_array(path)
         try:
@@ -73,27 +79,27 @@ class Relevance:
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: {error}") from None
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write an `.npz` which `load` reads, atomically."""
         with replaced_atomically(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, query=self.query, meme=self.meme, shape=np.array(self.shape))
 
-    def transposed(self):
+    def transposed(self) -> Relevance:
         """The same pairs with memes as queries; its pair i is pair `source[i]` of this object."""
         return Relevance(self.meme, self.query, self.shape[::-1])
 
-    def queries(self, start, stop):
+    def queries(self, start: int, stop: int) -> Relevance:
         """The relevance of queries start ... stop - 1 alone, numbered from 0."""
         first, last = np.searchsorted(self.query, (start, stop))
         return Relevance(self.query[first:last] - start, self.meme[first:last], (stop - start, self.shape[1]))
 
     @property
-    def counts(self):
+    def counts(self) -> np.ndarray:
         """(Q,) number of relevant memes of each query."""
         return np.bincount(self.query, minlength=self.shape[0])
 
     @property
-    def skipped(self):
+    def skipped(self) -> int:
         """How many queries have no relevant meme, and are left out of every average."""
         return int((self.counts == 0).sum())
 
@@ -107,7 +113,7 @@ class RankCounter:
     once, or a relevant pair's score is not the same in both passes, to the last bit.
     """
 
-    def __init__(self, relevance):
+    def __init__(self, relevance: Relevance) -> None:
         self.relevance, self._transposed = relevance, relevance.transposed()
         self._scores = np.full(len(relevance.query), np.nan)
         self._at_least = np.zeros(len(relevance.query), np.int64)
@@ -115,14 +121,14 @@ class RankCounter:
         self._counting = False
         self._restart_cover()
 
-    def observe(self, rows, columns, tile):
+    def observe(self, rows: slice, columns: slice, tile: np.ndarray) -> None:
         """First pass: collect the scores of the relevant pairs."""
         if self._counting:
             raise ValueError("observe() was called after count()")
         _, _, _, pairs, scores = self._receive(rows, columns, tile)
         self._scores[pairs] = scores
 
-    def count(self, rows, columns, tile):
+    def count(self, rows: slice, columns: slice, tile: np.ndarray) -> None:
         """Second pass: count, in each line of the tile, the scores that are not below a relevant one's."""
         if not self._counting:
             self._check_cover("first")
@@ -133,7 +139,7 @@ class RankCounter:
         _add_counts(self._at_least, self.relevance.query, self._scores, tile, row)
         _add_counts(self._transposed_at_least, self._transposed.query, self._transposed_scores, tile.T, column)
 
-    def ranks(self):
+    def ranks(self) -> tuple[np.ndarray, np.ndarray]:
         """-> (query_to_meme, meme_to_query): int64 (P,) each, in the order of the relevance's pairs.
 
         The 1-based rank of each relevant pair among its query's memes, and among its meme's queries.
@@ -147,7 +153,9 @@ class RankCounter:
         )
         return _strict_ranks(self.relevance.query, self._scores, self._at_least), by_meme
 
-    def _receive(self, rows, columns, tile):
+    def _receive(
+        self, rows: slice, columns: slice, tile: np.ndarray
+    ) -> tuple[int, int, np.ndarray, np.ndarray, np.ndarray]:
         """Check a tile -> (first row, first column, tile as floats, its relevant pairs, their scores)."""
         (row, row_end, row_step), (column, column_end, column_step) = (
             part.indices(n) for part, n in zip((rows, columns), self.relevance.shape, strict=True)
@@ -171,10 +179,10 @@ class RankCounter:
         self._column_cover[column:column_end] += row_end - row
         return row, column, tile, pairs, scores
 
-    def _restart_cover(self):
+    def _restart_cover(self) -> None:
         self._row_cover, self._column_cover = (np.zeros(n, np.int64) for n in self.relevance.shape)
 
-    def _check_cover(self, which):
+    def _check_cover(self, which: str) -> None:
         n_rows, n_columns = self.relevance.shape
         for name, cover, n in (("query", self._row_cover, n_columns), ("meme", self._column_cover, n_rows)):
             if (cover != n).any():
@@ -187,7 +195,12 @@ class RankCounter:
             raise ValueError("the tiles of the first pass left out a relevant pair")
 
 
-def ranks_from_tiles(read_tile, relevance, rows=512, columns=TILE_ELEMENTS // 512):
+def ranks_from_tiles(
+    read_tile: Callable[[slice, slice], np.ndarray],
+    relevance: Relevance,
+    rows: int = 512,
+    columns: int = TILE_ELEMENTS // 512,
+) -> tuple[np.ndarray, np.ndarray]:
     """RankCounter's two arrays; `read_tile(rows, columns)`, called with two slices, returns the scores."""
     counter = RankCounter(relevance)
     n_rows, n_columns = relevance.shape
@@ -199,7 +212,7 @@ def ranks_from_tiles(read_tile, relevance, rows=512, columns=TILE_ELEMENTS // 51
     return counter.ranks()
 
 
-def relevant_ranks(scores, relevance):
+def relevant_ranks(scores: ArrayLike, relevance: Relevance) -> np.ndarray:
     """1-based rank of every relevant pair in its query's order over the memes: int64 (P,).
 
     scores: (Q, M), in memory. The other direction is `relevant_ranks(scores.T, relevance.transposed())`, in
@@ -213,7 +226,9 @@ def relevant_ranks(scores, relevance):
     return _strict_ranks(relevance.query, own, _count_at_least(scores, relevance.query, own))
 
 
-def per_query_metrics(ranks, query, n_queries, n_items):
+def per_query_metrics(
+    ranks: ArrayLike, query: ArrayLike, n_queries: int, n_items: int
+) -> tuple[tuple[str, ...], np.ndarray]:
     """-> (METRICS, values (Q', 17)): one row per query with a relevant item, ascending; % but MdR and MnR.
 
     ranks, query: (P,) 1-based rank of each relevant pair and the query it belongs to. The columns MdR and MnR
@@ -230,7 +245,7 @@ def per_query_metrics(ranks, query, n_queries, n_items):
         raise ValueError("two relevant items of a query have the same rank")
     _, start, n_relevant = np.unique(query, return_index=True, return_counts=True)
 
-    def total(per_pair):
+    def total(per_pair: np.ndarray) -> np.ndarray:
         return np.add.reduceat(per_pair.astype(np.float64), start)
 
     hits = {k: total(ranks <= k) for k in CUTOFFS}
@@ -247,7 +262,7 @@ def per_query_metrics(ranks, query, n_queries, n_items):
     return METRICS, np.stack(columns, axis=1).astype(np.float64)
 
 
-def average(names, values):
+def average(names: Iterable[str], values: np.ndarray) -> dict[str, float]:
     """dict name -> float over the queries (rows of `values`): the median for MdR, the mean for all others."""
     return {
         name: float((np.median if name == "MdR" else np.mean)(column))
@@ -255,12 +270,14 @@ def average(names, values):
     }
 
 
-def retrieval_metrics(ranks, query, n_queries, n_items):
+def retrieval_metrics(ranks: ArrayLike, query: ArrayLike, n_queries: int, n_items: int) -> dict[str, float]:
     """dict of all METRICS -> float; the arguments are per_query_metrics'."""
     return average(*per_query_metrics(ranks, query, n_queries, n_items))
 
 
-def bootstrap_intervals(names, values, seed=0, resamples=1000):
+def bootstrap_intervals(
+    names: Sequence[str], values: np.ndarray, seed: int = 0, resamples: int = 1000
+) -> dict[str, tuple[float, float]]:
     """dict name -> (low, high): 95 % percentile bootstrap interval over the queries (rows of `values`)."""
     n = len(values)
     generator = np.random.default_rng(seed)
@@ -278,7 +295,7 @@ def bootstrap_intervals(names, values, seed=0, resamples=1000):
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
 
 
-def random_expectation(relevance):
+def random_expectation(relevance: Relevance) -> dict[str, float]:
     """dict of all METRICS -> their expectation when each query's order is drawn uniformly; exact.
 
     MdR, a median over the queries, is the median of the best rank's distribution: random query, random order.
@@ -289,7 +306,7 @@ def random_expectation(relevance):
     r, queries = np.unique(relevance.counts[relevance.counts > 0], return_counts=True)
     share = queries / queries.sum()
 
-    def hit_rate(k):
+    def hit_rate(k: int) -> float:
         return float(share @ (1 - _chance_of_no_hit(n, r, min(k, n))))
 
     harmonic = (1 / np.arange(1, n + 1)).sum()
@@ -313,7 +330,18 @@ def random_expectation(relevance):
     return {name: float(value) for name, value in zip(METRICS, values, strict=True)}
 
 
-def fit_weight(qi, qc, relevance, grid=None):
+class ScoreRows(Protocol):
+    """Scores (Q, M) that are read in blocks of queries: an array, also a memory-mapped one, or what computes them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
+def fit_weight(
+    qi: ScoreRows, qc: ScoreRows, relevance: Relevance, grid: Iterable[float] | None = None
+) -> tuple[float, float]:
     """-> (alpha, mAP in %): the alpha whose alpha * QI + (1 - alpha) * QC has the highest query -> meme mAP.
 
     qi, qc: (Q, M) arrays, also memory-mapped ones: they are read in blocks of queries. grid: the alphas to
@@ -339,12 +367,17 @@ def fit_weight(qi, qc, relevance, grid=None):
     return alpha, value
 
 
-def weighted_sum(matrices, weights):
+def weighted_sum(matrices: Iterable[np.ndarray], weights: Iterable[float]) -> np.ndarray:
     """The fused scores, sum of weight * matrix, in at least float32."""
-    return sum(float(weight) * _as_scores(matrix) for weight, matrix in zip(weights, matrices, strict=True))
+    fused = sum(float(weight) * _as_scores(matrix) for weight, matrix in zip(weights, matrices, strict=True))
+    assert isinstance(fused, np.ndarray), "no matrix was given"
+    return fused
 
 
-def format_table(rows, columns=TABLE_COLUMNS):
+def format_table(
+    rows: Iterable[tuple[str, Mapping[str, float], Mapping[str, Sequence[float]] | None]],
+    columns: Sequence[str] = TABLE_COLUMNS,
+) -> str:
     """The table as text; rows: list of (name, metrics, intervals or None).
 
     The dicts are those of `average` and `bootstrap_intervals`. A row with intervals takes two lines.
@@ -363,7 +396,7 @@ def format_table(rows, columns=TABLE_COLUMNS):
     )
 
 
-def _as_scores(tile):
+def _as_scores(tile: ArrayLike) -> np.ndarray:
     """The array as real floats of 32 or 64 bits (float32 and float64 are not copied)."""
     tile = np.asarray(tile)
     if tile.dtype.kind not in "biuf" or tile.dtype.itemsize > 8:
@@ -371,14 +404,14 @@ def _as_scores(tile):
     return tile.astype(np.result_type(tile.dtype, np.float32), copy=False)
 
 
-def _check_finite(tile, row, column):
+def _check_finite(tile: np.ndarray, row: int, column: int) -> None:
     finite = np.isfinite(tile)
     if not finite.all():
         i, j = np.unravel_index(finite.argmin(), tile.shape)
         raise InputError(f"the score of query {row + i}, meme {column + j} is {tile[i, j]}; it must be finite")
 
 
-def _count_at_least(tile, line, scores):
+def _count_at_least(tile: np.ndarray, line: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """How many entries of row line[i] of `tile` are >= scores[i]: int64, as long as `line`.
 
     The rows are sorted, then all scores are searched at once, one bit of the position per step.
@@ -395,13 +428,13 @@ def _count_at_least(tile, line, scores):
     return width - below
 
 
-def _add_counts(at_least, line, scores, tile, start):
+def _add_counts(at_least: np.ndarray, line: np.ndarray, scores: np.ndarray, tile: np.ndarray, start: int) -> None:
     """Add a tile's counts to the pairs whose line (sorted) is one of its rows; row 0 is line `start`."""
     first, last = np.searchsorted(line, (start, start + len(tile)))
     at_least[first:last] += _count_at_least(tile, line[first:last] - start, scores[first:last])
 
 
-def _strict_ranks(line, scores, at_least):
+def _strict_ranks(line: np.ndarray, scores: np.ndarray, at_least: np.ndarray) -> np.ndarray:
     """Ranks of pairs from the number of scores >= their own in their line; in a tie irrelevant ones lead.
 
     So k equal relevant scores get the last k of the places which that score takes, in the order of the pairs.
@@ -418,13 +451,13 @@ def _strict_ranks(line, scores, at_least):
     return ranks
 
 
-def _ideal_gain(n_relevant):
+def _ideal_gain(n_relevant: np.ndarray) -> np.ndarray:
     """DCG of an order which puts n_relevant items first."""
     gains = np.cumsum(1 / np.log2(np.arange(2, NDCG_CUTOFF + 2)))
     return gains[np.minimum(n_relevant, NDCG_CUTOFF) - 1]
 
 
-def _chance_of_no_hit(n, r, k):
+def _chance_of_no_hit(n: int, r: np.ndarray, k: int) -> np.ndarray:
     """Probability that none of r relevant items (an array) is among the first k of n in a random order."""
     log_factorial = np.vectorize(lambda x: math.lgamma(x + 1), otypes=[float])
     rest = np.maximum(n - r - k, 0)
@@ -432,11 +465,11 @@ def _chance_of_no_hit(n, r, k):
     return np.where(n - r < k, 0, np.exp(log))
 
 
-def shape_text(shape):
+def shape_text(shape: Sequence[int]) -> str:
     return f"{shape[0]} queries x {shape[1]} memes"
 
 
-def load_array(path):
+def load_array(path: str | os.PathLike[str]) -> np.ndarray | np.lib.npyio.NpzFile:
     """np.load, memory-mapped and never unpickling; InputError names the file."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -445,7 +478,7 @@ def load_array(path):
         raise InputError(f"{path}: cannot be read as a NumPy file without pickle: {reason}") from None
 
 
-def _nonzero(dense):
+def _nonzero(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Places of the ones of a dense 0/1 matrix, in blocks of rows -> (query, meme)."""
     if dense.ndim != 2 or dense.dtype.kind not in "biuf":
         raise InputError(f"expected a matrix of 0 and 1, found {dense.dtype} of shape {dense.shape}")
@@ -458,10 +491,11 @@ def _nonzero(dense):
             raise InputError(f"relevance must be 0 or 1; query {start + i}, meme {j} has {block[i, j]}")
         query, meme = np.nonzero(block)
         found.append((query + start, meme))
-    return (np.concatenate(part) for part in zip(*found, strict=True))
+    queries, memes = (np.concatenate(part) for part in zip(*found, strict=True))
+    return queries, memes
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables of the command line's matrices; returns the exit code (2: a fault in the input)."""
     from evaluation.metrics_command import main
 

@@ -7,20 +7,24 @@ import logging
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any, TypeVar, overload
+
+JsonKind = TypeVar("JsonKind")  # list, dict, ...
 
 
 class InputError(ValueError):
     """Something the user has to put right; programs print its message without a traceback."""
 
 
-def first_line(error):
+def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its kind where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager
-def ending_clearly(stopped):
+def ending_clearly(stopped: str) -> Iterator[None]:
     """Around a program: it ends with one line for what the user has to put right, and with `stopped` after Ctrl-C."""
     try:
         yield
@@ -32,7 +36,7 @@ def ending_clearly(stopped):
 
 
 @contextlib.contextmanager
-def replaced_atomically(path):
+def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on an error it is removed.
 
     A reader sees the old file or the whole new one, also when the process is killed: the data reach the disk
@@ -50,18 +54,22 @@ def replaced_atomically(path):
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path, text):
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with replaced_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path, value):
+def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused (ValueError)."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path, kind=dict, expected="a JSON object"):
+@overload
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]: ...
+@overload
+def read_json(path: str | os.PathLike[str], kind: type[JsonKind], expected: str) -> JsonKind: ...
+def read_json(path: str | os.PathLike[str], kind: type = dict, expected: str = "a JSON object") -> Any:
     """The JSON file's value, a `kind`; else InputError, which says what was expected."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -74,7 +82,7 @@ def read_json(path, kind=dict, expected="a JSON object"):
     return value
 
 
-def sha256_of(path):
+def sha256_of(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -83,7 +91,7 @@ def sha256_of(path):
     return digest.hexdigest()
 
 
-def locked(file):
+def locked(file: IO[Any]) -> bool:
     """Lock an open file; False where another process has the lock. True where there are no locks to be had."""
     try:
         import fcntl
@@ -98,7 +106,7 @@ def locked(file):
     return True
 
 
-def set_seed(seed):
+def set_seed(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators (all devices)."""
     import numpy as np
     import torch
@@ -108,7 +116,7 @@ def set_seed(seed):
     torch.manual_seed(seed)
 
 
-def make_logger(log_file=None, quiet=False):
+def make_logger(log_file: str | os.PathLike[str] | None = None, quiet: bool = False) -> logging.Logger:
     """A logger which writes plain lines to stdout and, with times, to `log_file` (appended). Pass it on.
 
     `quiet` (every process but the first) drops all below a warning.
