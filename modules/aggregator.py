@@ -4,24 +4,25 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from modules.backbones.openai import CLIP
 from modules.transformer import Transformer, heads_for
 
 
 class MeanP(nn.Module):
     """Nothing: the mean is taken by the interaction `dp`."""
 
-    def forward(self, tokens, mask):
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return tokens
 
 
 class SeqLSTM(nn.Module):
     """tokens + LSTM(tokens), over the tokens in the order of the frames."""
 
-    def __init__(self, dim):
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.lstm = nn.LSTM(dim, dim, batch_first=True)
 
-    def forward(self, tokens, mask):
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         lengths = mask.sum(dim=1).cpu()
         packed = pack_padded_sequence(tokens, lengths, batch_first=True, enforce_sorted=False)
         out, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1])
@@ -31,12 +32,12 @@ class SeqLSTM(nn.Module):
 class FramePositions(nn.Module):
     """tokens (B, V, d) plus the position embedding of each one's frame; V = frames x tokens per frame."""
 
-    def __init__(self, dim, max_frames, tokens_per_frame):
+    def __init__(self, dim: int, max_frames: int, tokens_per_frame: int) -> None:
         super().__init__()
         self.tokens_per_frame = tokens_per_frame
         self.embedding = nn.Parameter(0.01 * torch.randn(max_frames, dim))
 
-    def forward(self, tokens):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         frames = tokens.shape[1] // self.tokens_per_frame
         return tokens + self.embedding[:frames].repeat_interleave(self.tokens_per_frame, dim=0)
 
@@ -44,19 +45,19 @@ class FramePositions(nn.Module):
 class SeqTransf(nn.Module):
     """tokens + transformer(tokens + frame positions)."""
 
-    def __init__(self, dim, layers, max_frames, tokens_per_frame):
+    def __init__(self, dim: int, layers: int, max_frames: int, tokens_per_frame: int) -> None:
         super().__init__()
         self.positions = FramePositions(dim, max_frames, tokens_per_frame)
         self.transformer = Transformer(dim, layers, heads_for(dim))
 
-    def forward(self, tokens, mask):
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return tokens + self.transformer(self.positions(tokens), mask)
 
 
 class TightTransf(nn.Module):
     """A cross encoder over (query, meme) pairs; its tanh score stands in for a cosine."""
 
-    def __init__(self, dim, layers, max_frames):
+    def __init__(self, dim: int, layers: int, max_frames: int) -> None:
         super().__init__()
         self.positions = FramePositions(dim, max_frames, tokens_per_frame=1)
         self.kind = nn.Parameter(0.01 * torch.randn(2, dim))
@@ -64,14 +65,16 @@ class TightTransf(nn.Module):
         self.pooler = nn.Linear(dim, dim)
         self.score = nn.Linear(dim, 1)
 
-    def forward(self, words, word_mask, tokens, token_mask):
+    def forward(
+        self, words: torch.Tensor, word_mask: torch.Tensor, tokens: torch.Tensor, token_mask: torch.Tensor
+    ) -> torch.Tensor:
         """words (N, W, d) and tokens (N, V, d) of N pairs, with masks -> scores (N,) in (-1, 1)."""
         pair = torch.cat([words + self.kind[0], self.positions(tokens) + self.kind[1]], dim=1)
         out = self.transformer(pair, torch.cat([word_mask, token_mask], dim=1))
         return torch.tanh(self.score(torch.tanh(self.pooler(out[:, 0]))))[:, 0]
 
 
-def start_from_clip_text(transformer, positions, clip):
+def start_from_clip_text(transformer: Transformer, positions: FramePositions, clip: CLIP) -> bool:
     """Copy CLIP's first text layers and positions into a new transformer of the same width.
 
     Returns True where that was done, False where the widths differ or CLIP has fewer layers.

@@ -13,7 +13,7 @@ class CaptionPooling(nn.Module):
     A meme without any caption gets the zero vector, whose cosine with all queries is 0.
     """
 
-    def __init__(self, kind, dim, max_captions, layers=2):
+    def __init__(self, kind: str, dim: int, max_captions: int, layers: int = 2) -> None:
         super().__init__()
         self.kind = kind
         if kind == "transf_avg":
@@ -22,7 +22,7 @@ class CaptionPooling(nn.Module):
         elif kind == "weight_l":
             self.logits = nn.Parameter(torch.zeros(max_captions))
 
-    def forward(self, captions, mask):
+    def forward(self, captions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         K = captions.shape[1]
         if self.kind == "clip_top1":
             pooled = captions[:, 0] * mask[:, :1].to(captions.dtype)

@@ -3,9 +3,14 @@
 A frozen encoder runs once per word of the vocabulary, when the model is built; the vectors are part of the model.
 """
 
+import os
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
+from modules.backbones.openai import CLIP, ClipSizes
+from modules.tokenizer import Tokenizer
 from modules.transformer import take_last_word
 from util import InputError
 
@@ -19,29 +24,32 @@ class EmotionVectors(nn.Module):
     `vectors` (1 + n, d): frozen rows of an encoder, or None for a table that is trained (`learned`, width `dim`).
     """
 
-    def __init__(self, words, vectors=None, dim=None):
+    rows: torch.Tensor
+
+    def __init__(self, words: Iterable[str], vectors: torch.Tensor | None = None, dim: int | None = None) -> None:
         super().__init__()
         self.words = list(words)
         if vectors is None:
+            assert dim is not None, "a table that is trained has no vectors to take its width from"
             self.rows = nn.Parameter(torch.randn(1 + len(self.words), dim))
         else:
             self.register_buffer("rows", vectors.detach().clone())
 
     @property
-    def dim(self):
+    def dim(self) -> int:
         return self.rows.shape[1]
 
     @property
-    def index_of(self):
+    def index_of(self) -> dict[str, int]:
         """word -> index, the reserved entries included."""
         return {word: index for index, word in enumerate([NONE, UNKNOWN, *self.words])}
 
-    def table(self):
+    def table(self) -> torch.Tensor:
         """All vectors (2 + n, d), in the order of `index_of`."""
         words = self.rows[1:] if self.words else self.rows
         return torch.cat([self.rows[:1], words.mean(dim=0, keepdim=True), self.rows[1:]])
 
-    def forward(self, ids):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
         present = (ids >= 0).to(self.rows.dtype)
         vectors = self.table()[ids.clamp(min=0)]
         return torch.einsum("bed,be->bd", vectors, present) / present.sum(dim=1, keepdim=True)
@@ -53,14 +61,14 @@ class EmotionChannel(nn.Module):
     conv_e starts at zero: the network starts exactly as CLIP. W does not, else neither would ever move.
     """
 
-    def __init__(self, dim, sizes):
+    def __init__(self, dim: int, sizes: ClipSizes) -> None:
         super().__init__()
         self.image_size = sizes.image_size
         self.to_plane = nn.Linear(dim, sizes.image_size**2)
         self.conv_e = nn.Conv2d(1, sizes.vision_width, sizes.patch_size, stride=sizes.patch_size, bias=False)
         nn.init.zeros_(self.conv_e.weight)
 
-    def forward(self, u):
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
         """u (B, d) -> what is added to the patch embeddings: (B, P, vision width)."""
         plane = self.to_plane(u).view(-1, 1, self.image_size, self.image_size)
         return self.conv_e(plane).flatten(2).transpose(1, 2)
@@ -69,12 +77,12 @@ class EmotionChannel(nn.Module):
 class EmotionToken(nn.Linear):
     """u (B, d) -> one further token of the vision transformer: (B, vision width)."""
 
-    def __init__(self, dim, sizes):
+    def __init__(self, dim: int, sizes: ClipSizes) -> None:
         super().__init__(dim, sizes.vision_width)
 
 
 @torch.no_grad()
-def clip_vectors(words, clip, tokenizer):
+def clip_vectors(words: Iterable[str], clip: CLIP, tokenizer: Tokenizer) -> torch.Tensor:
     """End-of-text features of `none` and the words, from the text tower as it is now: (1 + n, embed_dim)."""
     ids = [tokenizer.tokenize(word, clip.sizes.context_length)[0] for word in [NONE, *words]]
     padded = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
@@ -85,7 +93,7 @@ def clip_vectors(words, clip, tokenizer):
 
 
 @torch.no_grad()
-def bert_vectors(words, name):
+def bert_vectors(words: Iterable[str], name: str | os.PathLike[str]) -> torch.Tensor:
     """[CLS] of a Hugging Face BERT (name or folder) for `none` and the words: (1 + n, hidden size).
 
     Raises InputError where `transformers` or the weights are missing.

@@ -10,19 +10,22 @@ class Fusion(nn.Module):
     All start at 0.5 (`fixed`: at `weight`).
     """
 
-    def __init__(self, kind, dim, weight=0.5):
+    weight: torch.Tensor
+
+    def __init__(self, kind: str, dim: int, weight: float = 0.5) -> None:
         super().__init__()
         self.kind = kind
         if kind == "learned":
             self.theta = nn.Parameter(torch.zeros(()))
         elif kind == "query":
-            self.network = nn.Sequential(nn.Linear(dim, dim // 4), nn.ReLU(), nn.Linear(dim // 4, 1))
-            nn.init.zeros_(self.network[-1].weight)
-            nn.init.zeros_(self.network[-1].bias)
+            first, last = nn.Linear(dim, dim // 4), nn.Linear(dim // 4, 1)
+            self.network = nn.Sequential(first, nn.ReLU(), last)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         else:
             self.register_buffer("weight", torch.tensor(float(weight)))
 
-    def alpha(self, sentence):
+    def alpha(self, sentence: torch.Tensor) -> torch.Tensor:
         """α for queries with end-of-text features `sentence` (Q, d), of length 1: a scalar, or (Q, 1) for `query`."""
         if self.kind == "learned":
             return torch.sigmoid(self.theta)
@@ -31,14 +34,14 @@ class Fusion(nn.Module):
         return self.weight
 
     @torch.no_grad()
-    def choose(self, alpha):
+    def choose(self, alpha: float) -> None:
         """Set the scalar α (staged training, step 3). σ(±infinity) is exactly 1 or 0."""
         if self.kind == "learned":
             self.theta.copy_(torch.logit(torch.tensor(float(alpha), dtype=self.theta.dtype)))
         else:
             self.weight.fill_(alpha)
 
-    def forward(self, qi, qc, sentence):
+    def forward(self, qi: torch.Tensor, qc: torch.Tensor, sentence: torch.Tensor) -> torch.Tensor:
         """qi, qc (Q, M), sentence (Q, d) -> (Q, M)."""
         alpha = self.alpha(sentence)
         return alpha * qi + (1 - alpha) * qc

@@ -4,12 +4,18 @@ B batch, L words, F frames, P patches, K captions, V visual tokens, d embedding 
 """
 
 import dataclasses
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modules.caption_attention import mask_drawn_caption
+from modules.backbones.openai import CLIP
+from modules.caption_attention import CaptionAttention, mask_drawn_caption
+from modules.caption_similarity import CaptionPooling
+from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
+from modules.fusion import Fusion
+from modules.image_similarity import PooledSimilarity, TokenSimilarity
 from modules.transformer import masked_mean, take_last_word
 
 
@@ -29,17 +35,17 @@ class IEF(nn.Module):
 
     def __init__(
         self,
-        wiring,
-        clip,
-        emotion_vectors=None,
-        emotion_fusion=None,
-        caption_attention=None,
-        aggregator=None,
-        image_similarity=None,
-        caption_pooling=None,
-        fusion=None,
-        normalise=None,
-    ):
+        wiring: Wiring,
+        clip: CLIP,
+        emotion_vectors: EmotionVectors | None = None,
+        emotion_fusion: EmotionChannel | EmotionToken | None = None,
+        caption_attention: CaptionAttention | None = None,
+        aggregator: nn.Module | None = None,
+        image_similarity: PooledSimilarity | TokenSimilarity | None = None,
+        caption_pooling: CaptionPooling | None = None,
+        fusion: Fusion | None = None,
+        normalise: Callable[[torch.Tensor, torch.dtype], torch.Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.wiring = wiring
         self.clip = clip
@@ -51,15 +57,18 @@ class IEF(nn.Module):
         self.caption_pooling = caption_pooling
         self.fusion = fusion
         self.normalise = normalise
-        self.tower_dtype = None  # bfloat16 or float16: the two towers run in it, all else in the weights' precision
+        # bfloat16 or float16: the two towers run in it, all else in the weights' precision
+        self.tower_dtype: torch.dtype | None = None
 
-    def _tower(self, function, *inputs):
+    def _tower(
+        self, function: Callable[..., torch.Tensor], first: torch.Tensor, *others: torch.Tensor | None
+    ) -> torch.Tensor:
         """Run a tower of CLIP in `tower_dtype`; what comes out has the weights' precision."""
-        with torch.autocast(inputs[0].device.type, self.tower_dtype, enabled=self.tower_dtype is not None):
-            out = function(*inputs)
+        with torch.autocast(first.device.type, self.tower_dtype, enabled=self.tower_dtype is not None):
+            out = function(first, *others)
         return out.to(self.clip.logit_scale.dtype)
 
-    def encode_queries(self, ids, mask):
+    def encode_queries(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Token ids and mask (B, L) -> what `similarities` reads of a query, computed once per query.
 
         `sentence` (B, d): the end-of-text feature at length 1; with a token interaction also `words` (B, L, d) and
@@ -68,21 +77,23 @@ class IEF(nn.Module):
         words = self._tower(self.clip.encode_text, ids)
         return self._query_side(words, mask)
 
-    def _query_side(self, words, mask):
+    def _query_side(self, words: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         sentence = take_last_word(words, mask)
         features = {"sentence": F.normalize(sentence, dim=-1)}
         if self.image_similarity is not None:
             features |= self.image_similarity.query_side(words, mask, sentence)
         return features
 
-    def encode_memes(self, batch, image=True, caption=True):
+    def encode_memes(
+        self, batch: Mapping[str, torch.Tensor], image: bool = True, caption: bool = True
+    ) -> dict[str, torch.Tensor]:
         """A batch of memes (dataloaders/meme_dataset.py) -> what `similarities` reads of a meme, once per meme.
 
         With QI the features of `image_similarity.meme_side`; with QC `caption` (B, d). `image` or `caption` False
         leaves a side out. With caption augmentation also `drawn_*`: the drawn captions as further queries.
         """
-        features = {}
-        sentences = present = None
+        features: dict[str, torch.Tensor] = {}
+        words = sentences = present = None
         if self.wiring.reads_captions:
             words, sentences, present = self._captions(batch["caption_ids"], batch["caption_mask"])
         if caption and self.caption_pooling is not None:
@@ -90,12 +101,13 @@ class IEF(nn.Module):
         if image and self.image_similarity is not None:
             attended = present
             if "drawn_caption" in batch:
+                assert words is not None and present is not None, "captions are drawn of those that are read"
                 attended = mask_drawn_caption(present, batch["drawn_caption"])
                 features |= self._drawn_queries(words, batch["caption_mask"], present, batch["drawn_caption"])
             features |= self._image(batch, sentences, attended)
         return features
 
-    def _captions(self, ids, mask):
+    def _captions(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """ids, mask (B, K, L) -> the present captions' words (N, L, d), end-of-text features (B, K, d), mask (B, K)."""
         present = mask.any(dim=2)
         encoded = present.clone()
@@ -105,7 +117,9 @@ class IEF(nn.Module):
         sentences[encoded] = take_last_word(words, mask[encoded])
         return words, sentences, present
 
-    def _drawn_queries(self, words, mask, present, drawn):
+    def _drawn_queries(
+        self, words: torch.Tensor, mask: torch.Tensor, present: torch.Tensor, drawn: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """The captions number `drawn` (B,) of the memes as queries; -1 gives a row with `drawn_present` False."""
         slot = drawn.clamp(min=0)
         row = torch.arange(len(drawn), device=drawn.device)
@@ -115,27 +129,34 @@ class IEF(nn.Module):
         features = self._query_side(words[place], drawn_mask)
         return {f"drawn_{name}": tensor for name, tensor in features.items()} | {"drawn_present": drawn >= 0}
 
-    def _image(self, batch, sentences, attended):
+    def _image(
+        self, batch: Mapping[str, torch.Tensor], sentences: torch.Tensor | None, attended: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         frame_mask = batch["frame_mask"]
         tokens, mask = self._visual_tokens(batch["pixels"], frame_mask, batch["emotions"])
         if self.caption_attention is not None:
             tokens = self.caption_attention(tokens, sentences, attended)
+        assert self.aggregator is not None and self.image_similarity is not None
         tokens = self.aggregator(tokens, mask)
         features = self.image_similarity.meme_side(tokens, mask)
         if self.wiring.keep_pooled and "pooled" not in features:
             features["pooled"] = F.normalize(masked_mean(tokens, mask), dim=-1)
         return features
 
-    def _visual_tokens(self, pixels, frame_mask, emotions):
+    def _visual_tokens(
+        self, pixels: torch.Tensor, frame_mask: torch.Tensor, emotions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Real frames (N, 3, H, W) of B memes -> tokens (B, V, d) and mask (B, V); absent frames are not computed."""
         meme_of_frame = frame_mask.nonzero()[:, 0]
         patch_bias = extra_token = None
         if self.emotion_fusion is not None:
+            assert self.emotion_vectors is not None
             embedded = self.emotion_fusion(self.emotion_vectors(emotions))[meme_of_frame]
             if embedded.ndim == 3:
                 patch_bias = embedded
             else:
                 extra_token = embedded
+        assert self.normalise is not None
         pixels = self.normalise(pixels, self.clip.logit_scale.dtype)
         out = self._tower(self.clip.visual, pixels, patch_bias, extra_token, meme_of_frame)
         out = out[:, :1] if self.wiring.visual_tokens == "cls" else out[:, 1:]
@@ -143,13 +164,19 @@ class IEF(nn.Module):
         tokens[frame_mask] = out
         return tokens.flatten(1, 2), frame_mask.repeat_interleave(out.shape[1], dim=1)
 
-    def similarities(self, queries, memes, names=("qi", "qc", "fused")):
+    def similarities(
+        self,
+        queries: dict[str, torch.Tensor],
+        memes: dict[str, torch.Tensor],
+        names: Collection[str] = ("qi", "qc", "fused"),
+    ) -> dict[str, torch.Tensor]:
         """Scores (Q, M) of the encoded queries and memes, of the branches that exist: a dict.
 
         `names`: which ones are wanted; `fused` is the single branch's score where only one exists.
         """
         scores = {}
         if self.wiring.has_image and ({"qi", "fused"} & set(names)):
+            assert self.image_similarity is not None
             scores["qi"] = self.image_similarity.scores(queries, memes)
         if self.wiring.has_caption and ({"qc", "fused"} & set(names)):
             scores["qc"] = queries["sentence"] @ memes["caption"].T

@@ -11,26 +11,26 @@ from torch import nn
 class TokenWeights(nn.Module):
     """Softmax over the valid tokens of a small network of `layers` linear layers with ReLU between."""
 
-    def __init__(self, dim, layers):
+    def __init__(self, dim: int, layers: int) -> None:
         super().__init__()
-        parts = []
+        parts: list[nn.Module] = []
         for _ in range(layers - 1):
             parts += [nn.Linear(dim, dim), nn.ReLU()]
         self.network = nn.Sequential(*parts, nn.Linear(dim, 1))
 
-    def forward(self, tokens, mask):
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """tokens (B, N, d), mask (B, N) -> weights (B, N), 0 at padding."""
         scores = self.network(tokens)[..., 0]
         return scores.masked_fill(~mask, -torch.inf).softmax(dim=1)
 
 
-def uniform_weights(mask, dtype):
+def uniform_weights(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Equal weights over the True positions of mask (B, N), which has at least one per row: (B, N)."""
     weight = mask.to(dtype)
     return weight / weight.sum(dim=1, keepdim=True)
 
 
-def unit_tokens(tokens, mask):
+def unit_tokens(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """tokens (B, N, d) at length 1, with padding replaced by the row's first valid token.
 
     A copy of a valid token can win a max only where the token itself wins it, so that padding never does and
@@ -40,7 +40,9 @@ def unit_tokens(tokens, mask):
     return F.normalize(torch.where(mask[..., None], tokens, first[:, None]), dim=-1)
 
 
-def token_interaction(words, word_weight, tokens, token_weight):
+def token_interaction(
+    words: torch.Tensor, word_weight: torch.Tensor, tokens: torch.Tensor, token_weight: torch.Tensor
+) -> torch.Tensor:
     """½ (Σ_w a_w max_v S_wv + Σ_v b_v max_w S_wv), S the cosines of words and visual tokens: (Q, M).
 
     words (Q, W, d) and tokens (M, V, d) from `unit_tokens`; word_weight (Q, W) and token_weight (M, V) sum to 1

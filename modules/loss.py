@@ -3,7 +3,7 @@
 import torch
 
 
-def info_nce(logits, positives):
+def info_nce(logits: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
     """Per row, minus the mean log-probability of its positives: (R,).
 
     logits (R, C), already scaled; positives (R, C) bool. With one positive in a row this is cross-entropy
@@ -14,7 +14,9 @@ def info_nce(logits, positives):
     return -total / positives.sum(dim=1).clamp(min=1)
 
 
-def topic_positives(topic_Q, meme_M, record_keys, number_of_memes):
+def topic_positives(
+    topic_Q: torch.Tensor, meme_M: torch.Tensor, record_keys: torch.Tensor, number_of_memes: int
+) -> torch.Tensor:
     """Which meme answers which query: True where the training split has the record (topic, meme): (Q, M).
 
     topic_Q (Q,) and meme_M (M,): indices; record_keys: the sorted topic * number_of_memes + meme of all records.
@@ -24,14 +26,14 @@ def topic_positives(topic_Q, meme_M, record_keys, number_of_memes):
     return record_keys[place] == keys
 
 
-def channel_decorrelation(queries, memes, off_diagonal=0.06):
+def channel_decorrelation(queries: torch.Tensor, memes: torch.Tensor, off_diagonal: float = 0.06) -> torch.Tensor:
     """CDCR (Wang et al. 2022, DRL): Σ_i (1 - C_ii)² + 0.06 Σ_{i≠j} C_ij², C the correlation of the channels.
 
     queries, memes (B, d): the two sides of the batch's records, row by row; each channel is standardised over the
     batch.
     """
 
-    def standardised(x):
+    def standardised(x: torch.Tensor) -> torch.Tensor:
         x = x - x.mean(dim=0)
         return x / x.std(dim=0).clamp(min=1e-6)
 

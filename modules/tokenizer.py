@@ -4,6 +4,8 @@ import contextlib
 import gzip
 import heapq
 import html
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import regex
@@ -13,12 +15,13 @@ MERGE_COUNT = 49152 - 256 - 2  # CLIP uses the first merges of the file only
 WORD = regex.compile(r"<\|(?:start|end)oftext\|>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 CACHED_WORDS = 1 << 17  # Chinese clauses are "words" too: without a bound the cache would grow with the data
 CACHED_LETTERS = 64
+GONE = -1  # no symbol's id
 
 
 class Tokenizer:
     """Texts to token ids; builds CLIP's merge table once (about 0.1 s). Safe to share between threads."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         symbols, self._merges = read_vocabulary(VOCABULARY_FILE)
         self.vocab_size = len(symbols) + 2
         self.start_id, self.end_id = self.vocab_size - 2, self.vocab_size - 1
@@ -28,19 +31,20 @@ class Tokenizer:
         self._cache = {"<|startoftext|>": [self.start_id], "<|endoftext|>": [self.end_id]}
         self._special = dict(self._cache)
 
-    def encode(self, text):
-        """The token ids of `text` (str), without start and end: a list of int, empty for an empty text.
+    def encode(self, text: str) -> list[int]:
+        """The token ids of `text`, without start and end; empty for an empty text.
 
         As published, the text is repaired by ftfy, HTML entities are resolved twice, case is dropped, and a
         literal "<|endoftext|>" in the text becomes the end token.
         """
-        cache, ids = self._cache, []
+        cache = self._cache
+        ids: list[int] = []
         for word in WORD.findall(clean(text)):
             known = cache.get(word)
             ids += self._encode_word(word) if known is None else known
         return ids
 
-    def tokenize(self, text, max_tokens):
+    def tokenize(self, text: str, max_tokens: int) -> tuple[list[int], int]:
         """(ids, cut): the ids with start and end, at most `max_tokens` (>= 2), and how many tokens were lost.
 
         A longer text keeps its end token.
@@ -51,7 +55,7 @@ class Tokenizer:
         cut = max(0, len(ids) + 2 - max_tokens)
         return [self.start_id, *ids[: max_tokens - 2], self.end_id], cut
 
-    def pieces(self, ids):
+    def pieces(self, ids: Iterable[int]) -> list[tuple[str, int]]:
         """Token ids -> [(text, number of tokens)]: a text per token, or per group of tokens which share a character.
 
         A text that ends a word ends with a space. Start and end token are "<start>" and "<end>"; what is left of a
@@ -75,7 +79,7 @@ class Tokenizer:
                 pending, tokens = b"", 0
         return pieces if not pending else [*pieces, ("\ufffd", tokens)]
 
-    def _encode_word(self, word):
+    def _encode_word(self, word: str) -> list[int]:
         *head, last = word.encode("utf-8")
         ids = [self._byte_ids[byte] for byte in head]
         ids.append(self._last_byte_ids[last])
@@ -87,7 +91,7 @@ class Tokenizer:
         return ids
 
 
-def clean(text):
+def clean(text: str) -> str:
     """Repair, unescape and lower-case a text as CLIP does.
 
     ftfy changes nothing in printable ASCII without "&", which is most captions, and would take half of the
@@ -100,14 +104,14 @@ def clean(text):
     return text.lower()
 
 
-def byte_characters():
+def byte_characters() -> list[str]:
     """The printable character that stands for each of the 256 bytes in the vocabulary file."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     substitutes = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(substitutes)) for byte in range(256)]
 
 
-def read_vocabulary(path):
+def read_vocabulary(path: str | os.PathLike[str]) -> tuple[dict[str, int], dict[tuple[int, int], tuple[int, int]]]:
     """({symbol: id}, {(left id, right id): (rank, id of the two joined)}) of a BPE merge file (gzip)."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1 : MERGE_COUNT + 1]
@@ -121,7 +125,7 @@ def read_vocabulary(path):
     return ids, merges
 
 
-def apply_merges(ids, merges):
+def apply_merges(ids: list[int], merges: Mapping[tuple[int, int], tuple[int, int]]) -> list[int]:
     """Byte-pair encode one word: `ids` of its bytes -> ids after all merges, in O(n log n).
 
     A round merges every occurrence of the pair with the lowest rank, from left to right, before the next pair
@@ -130,12 +134,12 @@ def apply_merges(ids, merges):
     both of this round's.
     """
     n = len(ids)
-    ids = [*ids, None]  # None stands for the end and for a symbol that was merged away; no pair holds it
+    ids = [*ids, GONE]  # it stands for the end and for a symbol that was merged away; no pair holds it
     right = list(range(1, n + 2))
     left = list(range(-1, n))
     queue = []  # rank * n + position: ordered by rank, then from left to right; entries may be out of date
 
-    def find_merge(position):
+    def find_merge(position: int) -> tuple[int, int] | None:
         return merges.get((ids[position], ids[right[position]]))
 
     for position in range(n - 1):
@@ -153,9 +157,9 @@ def apply_merges(ids, merges):
                 continue
             second = right[position]
             after = right[second]
-            ids[position], ids[second] = merge[1], None
+            ids[position], ids[second] = merge[1], GONE
             right[position], left[after] = after, position
             for start in (left[position], position):
                 if start >= 0 and (new := find_merge(start)):
                     heapq.heappush(queue, new[0] * n + start)
-    return [number for number in ids if number is not None]
+    return [number for number in ids if number != GONE]

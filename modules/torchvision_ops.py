@@ -11,6 +11,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -20,17 +21,17 @@ DECLARATIONS = (
 )
 
 
-def import_torchvision():
+def import_torchvision() -> ModuleType:
     """The torchvision module. Raises ImportError if it is not installed."""
     spec = importlib.util.find_spec("torchvision")
-    if spec is None:
+    if spec is None or spec.origin is None:  # None: a folder of that name, without any code
         raise ImportError("torchvision is not installed")
     if not library_loads(Path(spec.origin).parent):
         declare_operators()
     return importlib.import_module("torchvision")
 
 
-def library_loads(folder):
+def library_loads(folder: Path) -> bool:
     """Whether torchvision's operators are there, or come with its library, which this opens as torchvision would."""
     if operators_exist():
         return True
@@ -45,12 +46,12 @@ def library_loads(folder):
     return False
 
 
-def operators_exist():
+def operators_exist() -> bool:
     return hasattr(torch.ops.torchvision, "nms")
 
 
 @functools.cache
-def declare_operators():
+def declare_operators() -> torch.library.Library:
     """Declare the operators without an implementation; calling one is an error. The result keeps them alive."""
     library = torch.library.Library("torchvision", "FRAGMENT")
     for declaration in DECLARATIONS:

@@ -13,21 +13,23 @@ from torch import nn
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation that CLIP was trained with."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.silu(1.702 * x) / 1.702  # the same function; silu is one kernel forwards and one backwards
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention over (B, L, width)."""
 
-    def __init__(self, width, heads):
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x, attention_mask=None, causal=False):
+    def forward(
+        self, x: torch.Tensor, attention_mask: torch.Tensor | None = None, causal: bool = False
+    ) -> torch.Tensor:
         B, L, width = x.shape
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         query, key, value = (part.view(B, L, self.heads, width // self.heads).transpose(1, 2) for part in qkv)
@@ -35,19 +37,28 @@ class SelfAttention(nn.Module):
         return self.out_proj(out.transpose(1, 2).reshape(B, L, width))
 
 
+class FeedForward(nn.Sequential):
+    """Two linear layers, by the names that they have in the checkpoint."""
+
+    c_fc: nn.Linear
+    c_proj: nn.Linear
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width, heads):
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attn = SelfAttention(width, heads)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
+        self.mlp = FeedForward(
             OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width))
         )
         self.ln_2 = nn.LayerNorm(width)
 
-    def forward(self, x, attention_mask=None, causal=False):
+    def forward(
+        self, x: torch.Tensor, attention_mask: torch.Tensor | None = None, causal: bool = False
+    ) -> torch.Tensor:
         x = x + self.attn(self.ln_1(x), attention_mask, causal)
         return x + self.mlp(self.ln_2(x))
 
@@ -59,15 +70,16 @@ class Transformer(nn.Module):
     the other positions is meaningless and must not be read.
     """
 
-    def __init__(self, width, layers, heads, causal=False):
+    def __init__(self, width: int, layers: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         self.causal = causal
         self.resblocks = nn.ModuleList([Block(width, heads) for _ in range(layers)])
         self.initialise()
 
-    def initialise(self):
+    def initialise(self) -> None:
         """CLIP's initialisation: residual branches shrink with the depth of the stack."""
         for block in self.resblocks:
+            assert isinstance(block, Block)
             width = block.ln_1.normalized_shape[0]
             branch_std = width**-0.5 * (2 * len(self.resblocks)) ** -0.5
             nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
@@ -77,32 +89,32 @@ class Transformer(nn.Module):
             for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
                 nn.init.zeros_(linear.bias)
 
-    def forward(self, x, mask=None):
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         attention_mask = None if mask is None else mask[:, None, None, :]
         for block in self.resblocks:
             x = block(x, attention_mask, self.causal)
         return x
 
 
-def heads_for(width):
+def heads_for(width: int) -> int:
     """CLIP's number of heads: one per 64 channels."""
     return max(1, width // 64)
 
 
-def masked_mean(x, mask):
+def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean of x (B, N, d) over the True positions of mask (B, N): (B, d); zero where there is none."""
     weight = mask.to(x.dtype)
     total = torch.einsum("bnd,bn->bd", x, weight)
     return total / weight.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def take_last_word(words, mask):
+def take_last_word(words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The end-of-text word's feature of words (B, L, d), the last True position of mask (B, L): (B, d)."""
     last = mask.sum(dim=1).clamp(min=1) - 1
     return words[torch.arange(len(words), device=words.device), last]
 
 
-def attendable(mask):
+def attendable(mask: torch.Tensor) -> torch.Tensor:
     """mask (B, N) with the rows that hold no True opened wholly, since a softmax over nothing is NaN.
 
     The caller must drop what comes out of such rows.

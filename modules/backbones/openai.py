@@ -3,9 +3,13 @@
 Attribute names are those of the published checkpoint, so that its state dict loads strictly.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
+import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -37,11 +41,11 @@ class ClipSizes:
     vocab_size: int = 49408
 
     @property
-    def grid(self):
+    def grid(self) -> int:
         return self.image_size // self.patch_size
 
     @classmethod
-    def of_state_dict(cls, state):
+    def of_state_dict(cls, state: Mapping[str, torch.Tensor]) -> ClipSizes:
         """Read the sizes off a CLIP ViT state dict."""
         if "visual.proj" not in state:
             raise InputError(
@@ -57,7 +61,7 @@ class ClipSizes:
         if problems:
             raise InputError("these are not the weights of a CLIP:\n  " + "\n  ".join(problems))
 
-        def layers(prefix):
+        def layers(prefix: str) -> int:
             return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
         vision_width, _, patch_size, _ = state["visual.conv1.weight"].shape
@@ -101,7 +105,7 @@ SIZED = {
 class VisionTransformer(nn.Module):
     """Images (N, 3, H, W), normalised -> (N, 1 + P, embed_dim): the CLS output, then the P patches."""
 
-    def __init__(self, sizes, linear_patch="2d"):
+    def __init__(self, sizes: ClipSizes, linear_patch: str = "2d") -> None:
         super().__init__()
         width, patch = sizes.vision_width, sizes.patch_size
         scale = width**-0.5
@@ -114,7 +118,13 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(width, sizes.embed_dim))
         self.neighbours = NeighbourFrames(width, patch) if linear_patch == "3d" else None
 
-    def forward(self, pixels, patch_bias=None, extra_token=None, meme_of_frame=None):
+    def forward(
+        self,
+        pixels: torch.Tensor,
+        patch_bias: torch.Tensor | None = None,
+        extra_token: torch.Tensor | None = None,
+        meme_of_frame: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Encode N frames.
 
         patch_bias (N, P, width): added to the patch embeddings. extra_token (N, width): one more token of the
@@ -140,14 +150,14 @@ class NeighbourFrames(nn.Module):
     The middle step is CLIP's own convolution. These start at zero, so that the network starts as CLIP.
     """
 
-    def __init__(self, width, patch):
+    def __init__(self, width: int, patch: int) -> None:
         super().__init__()
         self.before = nn.Conv2d(3, width, patch, stride=patch, bias=False)
         self.after = nn.Conv2d(3, width, patch, stride=patch, bias=False)
         nn.init.zeros_(self.before.weight)
         nn.init.zeros_(self.after.weight)
 
-    def forward(self, pixels, meme_of_frame):
+    def forward(self, pixels: torch.Tensor, meme_of_frame: torch.Tensor) -> torch.Tensor:
         same = (meme_of_frame[1:] == meme_of_frame[:-1]).to(pixels.dtype)[:, None, None, None]
         before = F.pad(pixels[:-1] * same, (0, 0, 0, 0, 0, 0, 1, 0))
         after = F.pad(pixels[1:] * same, (0, 0, 0, 0, 0, 0, 0, 1))
@@ -157,7 +167,9 @@ class NeighbourFrames(nn.Module):
 class CLIP(nn.Module):
     """Both towers. `vision=False` leaves the image tower out (branch QC alone)."""
 
-    def __init__(self, sizes, linear_patch="2d", vision=True):
+    visual: VisionTransformer  # absent without `vision`
+
+    def __init__(self, sizes: ClipSizes, linear_patch: str = "2d", vision: bool = True) -> None:
         super().__init__()
         self.sizes = sizes
         width = sizes.text_width
@@ -171,7 +183,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
-    def encode_text(self, ids):
+    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids (N, L) -> word features (N, L, embed_dim).
 
         Attention is causal: what stands after a text's end token changes nothing before it.
@@ -179,7 +191,7 @@ class CLIP(nn.Module):
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
         return self.ln_final(self.transformer(x)) @ self.text_projection
 
-    def freeze_layers(self, number):
+    def freeze_layers(self, number: int) -> None:
         """Freeze the embeddings and the first `number` blocks of both towers; -1 freezes nothing."""
         if number < 0:
             return
@@ -193,12 +205,12 @@ class CLIP(nn.Module):
             parameter.requires_grad_(False)
 
     @torch.no_grad()
-    def clamp_logit_scale(self):
+    def clamp_logit_scale(self) -> None:
         """Keep the temperature within CLIP's bound: logits are at most 100 times a cosine."""
         self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
 
 
-def read_state_dict(path):
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Tensors of a weights file, fp32: OpenAI's TorchScript archive or a plain state dict.
 
     Nothing but the tensors of an archive is used; all other files are opened with `weights_only=True`.
@@ -225,13 +237,13 @@ def read_state_dict(path):
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 
 
-def published_note(path):
+def published_note(path: str | os.PathLike[str]) -> str:
     """Whether a weights file is the published ViT-B/32, by its checksum: a sentence for the log."""
     same = sha256_of(path) == PUBLISHED_SHA256
     return f"{path} ({'the published file' if same else 'not the published ViT-B-32.pt, by its SHA-256'})"
 
 
-def is_torchscript(path):
+def is_torchscript(path: str | os.PathLike[str]) -> bool:
     """True where `path` is a zip archive with TorchScript's `constants.pkl`."""
     if not zipfile.is_zipfile(path):
         return False
@@ -239,7 +251,7 @@ def is_torchscript(path):
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def load_strictly(module, state, what):
+def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], what: str | os.PathLike[str]) -> None:
     """`module.load_state_dict`, strict, with an InputError that lists the keys and shapes that do not fit."""
     own = module.state_dict()
     problems = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
@@ -256,7 +268,9 @@ def load_strictly(module, state, what):
     module.load_state_dict(state)
 
 
-def build_clip(name, linear_patch="2d", vision=True, weights_folder=WEIGHTS_FOLDER):
+def build_clip(
+    name: str, linear_patch: str = "2d", vision: bool = True, weights_folder: str | os.PathLike[str] = WEIGHTS_FOLDER
+) -> tuple[CLIP, Path | None]:
     """CLIP by `--pretrained_clip_name`: (model, path of its weights or None where it starts from scratch).
 
     `name`: a published model, `ViT-tiny/8`, or the path of a weights file.
