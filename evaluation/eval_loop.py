@@ -1,8 +1,12 @@
 """Encode each query and meme of a split once -> tiles of scores -> metrics.py."""
 
+import argparse
 import contextlib
+import os
 import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +14,12 @@ from tqdm import tqdm
 
 import metrics
 from dataloaders.data_dataloaders import meme_loader, query_batches
+from dataloaders.meme_dataset import SplitData
 from engine import distributed
 from evaluation.feature_store import FeatureStore
+from evaluation.query_record import BestMemes
+from modules.ief_model import IEF
+from modules.image_similarity import TightSimilarity
 from util import replaced_atomically
 
 TILE_QUERIES, TILE_MEMES = 512, 8192  # memes of one token; of several, fewer
@@ -19,21 +27,23 @@ CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}  # of the words x tokens product;
 KEPT_BYTES = 2**30  # tiles of the first pass are kept up to here, else they are computed a second time
 
 
-def to_device(batch, device):
+def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 class EncodedSplit:
-    """A split's queries (a dict of tensors on the device) and memes (a FeatureStore), on the first process."""
+    """A split's queries (tensors on the device) and memes, on the first process."""
 
-    def __init__(self, queries, memes, relevance):
+    def __init__(self, queries: dict[str, torch.Tensor], memes: FeatureStore, relevance: metrics.Relevance) -> None:
         self.queries = queries
         self.memes = memes
         self.relevance = relevance
 
 
 @torch.no_grad()
-def encode_split(model, data, args, device, progress=True):
+def encode_split(
+    model: IEF, data: SplitData, args: argparse.Namespace, device: torch.device, progress: bool = True
+) -> EncodedSplit | None:
     """Encode a split, its memes shared out to all processes: EncodedSplit on the first process, else None."""
     model.eval()
     relevance = metrics.Relevance(
@@ -62,14 +72,16 @@ def encode_split(model, data, args, device, progress=True):
     return EncodedSplit(_encode_queries(model, data, args, device), store, relevance)
 
 
-def valid_tokens(batch, features):
+def valid_tokens(batch: Mapping[str, torch.Tensor], features: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """How many of a meme's visual tokens are real: (B,); not read off their weights, which may underflow to 0."""
     if "tokens" not in features:
         return torch.ones(len(batch["meme"]), dtype=torch.long)
     return batch["frame_mask"].sum(dim=1) * (features["tokens"].shape[1] // batch["frame_mask"].shape[1])
 
 
-def _encode_queries(model, data, args, device):
+def _encode_queries(
+    model: IEF, data: SplitData, args: argparse.Namespace, device: torch.device
+) -> dict[str, torch.Tensor]:
     encoded = []
     for batch in query_batches(data, args.batch_size_val):
         encoded.append(model.encode_queries(*(batch[name].to(device) for name in ("query_ids", "query_mask"))))
@@ -86,13 +98,15 @@ def _encode_queries(model, data, args, device):
 
 
 @torch.no_grad()
-def score_tile(model, encoded, rows, memes, rerank_top):
-    """Scores of the queries `rows` (slice) and the memes (index array): {name: (R, len(memes)) float32 array}."""
+def score_tile(
+    model: IEF, encoded: EncodedSplit, rows: slice, memes: np.ndarray, rerank_top: int
+) -> dict[str, np.ndarray]:
+    """Scores of the queries `rows` and the memes with the indices `memes`: {name: (R, len(memes)) float32}."""
     queries = {name: tensor[rows] for name, tensor in encoded.queries.items()}
     reference = queries["sentence"]
-    if hasattr(model.image_similarity, "rerank"):
+    if isinstance(model.image_similarity, TightSimilarity):
         return _reranked_tile(model, encoded, queries, memes, rerank_top)
-    tile = {}
+    tile: dict[str, np.ndarray] = {}
     for group in encoded.memes.groups(memes):
         features = encoded.memes.read(group, reference.device, reference.dtype)
         words = queries["words"].shape[1] if "words" in queries else 1
@@ -107,17 +121,20 @@ def score_tile(model, encoded, rows, memes, rerank_top):
     return tile
 
 
-def chunk_of_queries(words, tokens, memes, device):
+def chunk_of_queries(words: int, tokens: int, memes: int, device: torch.device) -> int:
     """How many queries of so many words meet so many memes at once."""
     return max(1, CHUNK_ELEMENTS.get(device.type, 2**21) // (words * tokens * memes))
 
 
-def _reranked_tile(model, encoded, queries, memes, top):
+def _reranked_tile(
+    model: IEF, encoded: EncodedSplit, queries: dict[str, torch.Tensor], memes: np.ndarray, top: int
+) -> dict[str, np.ndarray]:
+    assert isinstance(model.image_similarity, TightSimilarity)
     device, dtype = queries["sentence"].device, queries["sentence"].dtype
     per_meme = [name for name in encoded.memes.arrays if not name.startswith("token")]
     features = encoded.memes.read(memes, device, dtype, per_meme)
 
-    def read_tokens(chosen):
+    def read_tokens(chosen: torch.Tensor) -> dict[str, torch.Tensor]:
         return encoded.memes.read(memes[chosen.cpu().numpy()], device, dtype)
 
     scores = {"qi": model.image_similarity.rerank(queries, features, top, read_tokens)}
@@ -129,24 +146,32 @@ def _reranked_tile(model, encoded, queries, memes, top):
     return {name: tensor.float().cpu().numpy() for name, tensor in scores.items()}
 
 
-def tiles(model, encoded, args):
+def tiles(model: IEF, encoded: EncodedSplit, args: argparse.Namespace) -> Iterator[tuple[slice, slice]]:
     """The places of the tiles: (rows, columns) slices. A cross encoder needs whole rows."""
     queries, memes = encoded.relevance.shape
     high, wide = TILE_QUERIES, max(1, TILE_MEMES // int(encoded.memes.lengths.max()))
-    if hasattr(model.image_similarity, "rerank"):
+    if isinstance(model.image_similarity, TightSimilarity):
         high, wide = 64, memes
     for column in range(0, memes, wide):
         for row in range(0, queries, high):
             yield slice(row, min(row + high, queries)), slice(column, min(column + wide, memes))
 
 
-def rank_split(model, encoded, args, val_alpha=None, best=None, save_to=None, progress=True):
+def rank_split(
+    model: IEF,
+    encoded: EncodedSplit,
+    args: argparse.Namespace,
+    val_alpha: float | None = None,
+    best: BestMemes | None = None,
+    save_to: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{score name: (query->meme ranks, meme->query ranks)} of an encoded split, in bounded memory.
 
     val_alpha: also the fixed fusion with this weight, as `fused_val_alpha`. best, save_to: as in `rank_tiles`.
     """
 
-    def score(rows, columns):
+    def score(rows: slice, columns: slice) -> dict[str, np.ndarray]:
         tile = score_tile(model, encoded, rows, np.arange(columns.start, columns.stop), args.rerank_top)
         if val_alpha is not None and {"qi", "qc"} <= tile.keys():
             tile["fused_val_alpha"] = val_alpha * tile["qi"] + (1 - val_alpha) * tile["qc"]
@@ -155,15 +180,24 @@ def rank_split(model, encoded, args, val_alpha=None, best=None, save_to=None, pr
     return rank_tiles(score, list(tiles(model, encoded, args)), encoded.relevance, best, save_to, progress)
 
 
-def rank_tiles(score, places, relevance, best=None, save_to=None, progress=True):
+def rank_tiles(
+    score: Callable[[slice, slice], dict[str, np.ndarray]],
+    places: Sequence[tuple[slice, slice]],
+    relevance: metrics.Relevance,
+    best: BestMemes | None = None,
+    save_to: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{score name: (query->meme ranks, meme->query ranks)} of a matrix that is computed in tiles, each once or twice.
 
     score(rows, columns): {name: (R, C) float32}, for the slices in `places`. best: a query_record.BestMemes, to be
     filled. save_to: a folder for the matrices as .npy files, written as they are computed and renamed when whole.
     """
-    counters, kept, kept_bytes = {}, {}, 0
+    counters: dict[str, metrics.RankCounter] = {}
+    kept: dict[int, dict[str, np.ndarray]] = {}  # tiles, by their number
+    kept_bytes = 0
     with contextlib.ExitStack() as stack:
-        saved = {}
+        saved: dict[str, np.memmap] = {}
         for turn in ("observe", "count"):
             bar = tqdm(places, desc=f"scoring, pass {turn}", unit="tile", leave=False, disable=not progress)
             for number, (rows, columns) in enumerate(bar):
@@ -190,15 +224,19 @@ def rank_tiles(score, places, relevance, best=None, save_to=None, progress=True)
     return {name: counter.ranks() for name, counter in counters.items()}
 
 
-def _open_matrix(stack, folder, name, shape):
+def _open_matrix(
+    stack: contextlib.ExitStack, folder: str | os.PathLike[str], name: str, shape: tuple[int, int]
+) -> np.memmap:
     temporary = stack.enter_context(replaced_atomically(Path(folder) / f"{name}.npy"))
     return np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
 
 
-def summarise(ranks, relevance, seed, intervals=True):
+def summarise(
+    ranks: Mapping[str, tuple[np.ndarray, np.ndarray]], relevance: metrics.Relevance, seed: int, intervals: bool = True
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Ranks of `rank_split` -> {score: {direction: {"metrics": ..., "intervals": ...}}}."""
     queries, memes = relevance.shape
-    result = {}
+    result: dict[str, dict[str, dict[str, Any]]] = {}
     for name, (by_query, by_meme) in ranks.items():
         directions = {
             "query_to_meme": (by_query, relevance.query, queries, memes),
@@ -207,14 +245,14 @@ def summarise(ranks, relevance, seed, intervals=True):
         result[name] = {}
         for direction, arguments in directions.items():
             names, values = metrics.per_query_metrics(*arguments)
-            entry = {"metrics": metrics.average(names, values)}
+            entry: dict[str, Any] = {"metrics": metrics.average(names, values)}
             if intervals:
                 entry["intervals"] = metrics.bootstrap_intervals(names, values, seed=seed)
             result[name][direction] = entry
     return result
 
 
-def grid_alpha(model, encoded, args):
+def grid_alpha(model: IEF, encoded: EncodedSplit, args: argparse.Namespace) -> tuple[float, float]:
     """The α which a grid on this split would choose, by mAP: (α, mAP), from the QI and QC scores."""
     shape = encoded.relevance.shape
     with tempfile.TemporaryFile(dir=args.output_dir) as file:  # not in memory, whatever the split's size
@@ -222,7 +260,9 @@ def grid_alpha(model, encoded, args):
         return _grid_on_disk(model, encoded, args, qi, qc)
 
 
-def _grid_on_disk(model, encoded, args, qi, qc):
+def _grid_on_disk(
+    model: IEF, encoded: EncodedSplit, args: argparse.Namespace, qi: np.ndarray, qc: np.ndarray
+) -> tuple[float, float]:
     for rows, columns in tiles(model, encoded, args):
         tile = score_tile(model, encoded, rows, np.arange(columns.start, columns.stop), args.rerank_top)
         qi[rows, columns], qc[rows, columns] = tile["qi"], tile["qc"]
@@ -230,7 +270,7 @@ def _grid_on_disk(model, encoded, args, qi, qc):
 
 
 @torch.no_grad()
-def alpha_of_queries(model, encoded):
+def alpha_of_queries(model: IEF, encoded: EncodedSplit) -> np.ndarray:
     """The weight of QI for each of the split's queries: (Q,) float64, (0,) where there is one branch only."""
     queries = encoded.queries["sentence"]
     if model.fusion is None:
@@ -238,7 +278,7 @@ def alpha_of_queries(model, encoded):
     return model.fusion.alpha(queries).double().expand(len(queries), 1)[:, 0].cpu().numpy()
 
 
-def alpha_summary(model, encoded):
+def alpha_summary(model: IEF, encoded: EncodedSplit) -> dict[str, float] | None:
     """α: {"mean", "min", "max"} over the split's queries, None where there is one branch only."""
     alpha = alpha_of_queries(model, encoded)
     return {"mean": alpha.mean().item(), "min": alpha.min().item(), "max": alpha.max().item()} if len(alpha) else None

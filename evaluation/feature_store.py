@@ -1,6 +1,8 @@
 """The memes' features of a whole gallery, computed once and kept where they fit: in memory, or on disk."""
 
+import os
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +19,22 @@ class FeatureStore:
     `parent`, which are mapped into memory and vanish with this object.
     """
 
-    def __init__(self, limit_gb, parent=None):
+    lengths: np.ndarray  # (M,) tokens of each meme
+    offsets: np.ndarray  # (M + 1,): meme m's tokens are the rows [m] .. [m + 1]
+    arrays: dict[str, np.ndarray]
+
+    def __init__(self, limit_gb: float, parent: str | os.PathLike[str] | None = None) -> None:
         self.limit = limit_gb * 2**30
         self.parent = parent
-        self.parts = {}
-        self.lengths = []
+        self.parts: dict[str, list[np.ndarray]] = {}
+        self._lengths: list[int] = []
         self.bytes = 0
-        self.folder = None  # where the files are, once there are any
+        # where the files are, once there are any
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
 
-    def append(self, features, valid):
+    def append(self, features: Mapping[str, torch.Tensor], valid: torch.Tensor) -> None:
         """Add b memes; valid (b,): how many of a meme's V tokens are real (its weights' other entries are 0)."""
-        self.lengths += valid.tolist()
+        self._lengths += valid.tolist()
         keep = torch.arange(int(valid.max()), device=valid.device) < valid[:, None]
         for name, tensor in features.items():
             if self._is_per_token(name):
@@ -38,8 +45,8 @@ class FeatureStore:
         if self.folder is not None or self.bytes > self.limit:
             self._spill()
 
-    def finish(self):
-        self.lengths = np.array(self.lengths)
+    def finish(self) -> None:
+        self.lengths = np.array(self._lengths)
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         if self.folder is None:
             self.arrays = {name: np.concatenate(self.parts.pop(name)) for name in list(self.parts)}
@@ -48,13 +55,19 @@ class FeatureStore:
                 name: np.memmap(self._file(name), np.float16, "r").reshape(-1, *self.widths[name])
                 for name in self.parts
             }
-        self.parts = None
+        del self.parts
 
-    def __len__(self):
-        return len(self.lengths)
+    def __len__(self) -> int:
+        return len(self._lengths)
 
-    def read(self, memes, device, dtype, names=None):
-        """Features (all, or those of `names`) of the memes with the given indices (array).
+    def read(
+        self,
+        memes: np.ndarray,
+        device: torch.device,
+        dtype: torch.dtype,
+        names: Iterable[str] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Features (all, or those of `names`) of the memes with the given indices.
 
         They are padded to the most tokens among these memes.
         """
@@ -72,19 +85,20 @@ class FeatureStore:
             features[name] = tensor
         return features
 
-    def groups(self, memes):
+    def groups(self, memes: np.ndarray) -> list[np.ndarray]:
         """The memes split by whether they have one token or more: stills need not be padded to animations."""
         single = self.lengths[memes] == 1
         return [group for group in (memes[single], memes[~single]) if len(group)]
 
     @staticmethod
-    def _is_per_token(name):
+    def _is_per_token(name: str) -> bool:
         return name.startswith("token")
 
-    def _file(self, name):
+    def _file(self, name: str) -> Path:
+        assert self.folder is not None
         return Path(self.folder.name) / name
 
-    def _spill(self):
+    def _spill(self) -> None:
         if self.folder is None:
             if self.parent is not None:
                 Path(self.parent).mkdir(parents=True, exist_ok=True)

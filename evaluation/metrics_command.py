@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +24,11 @@ from metrics import (
 )
 from util import InputError, write_json
 
+Row = tuple[str, dict[str, float], dict[str, tuple[float, float]] | None]  # name, metrics, intervals
 LEGEND = "all in %, but the ranks MdR and MnR; [low,high]: 95 % bootstrap interval (1,000 resamples, seed {})"
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="metrics.py",
         description="Retrieval metrics of saved similarity matrices (queries x memes), in both directions.",
@@ -60,12 +63,12 @@ def build_parser():
     return parser
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables of the command line's matrices; returns the exit code (2: a fault in the input)."""
     args = build_parser().parse_args(argv)
     try:
         matrices, relevance = _read_inputs(args)
-        result = {"weights": args.weights, "seed": args.seed}
+        result: dict[str, Any] = {"weights": args.weights, "seed": args.seed}
         if args.fit_weights:
             result |= _report_fitted(matrices, relevance, args.val_fraction, args.seed)
         else:
@@ -78,7 +81,7 @@ def main(argv=None):
     return 0
 
 
-def _read_inputs(args):
+def _read_inputs(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], Relevance]:
     """-> (dict name -> matrix, relevance), all of one shape."""
     stems = [Path(path).stem for path in args.matrices]
     names = stems if len(set(stems)) == len(stems) else args.matrices
@@ -107,7 +110,7 @@ def _read_inputs(args):
     return matrices, relevance
 
 
-def _open_matrix(path):
+def _open_matrix(path: str) -> np.ndarray:
     matrix = load_array(path)
     if isinstance(matrix, np.lib.npyio.NpzFile) or matrix.ndim != 2:
         found = "an archive" if isinstance(matrix, np.lib.npyio.NpzFile) else f"shape {matrix.shape}"
@@ -115,7 +118,9 @@ def _open_matrix(path):
     return matrix
 
 
-def _report(matrices, relevance, weights, seed):
+def _report(
+    matrices: Mapping[str, np.ndarray], relevance: Relevance, weights: Sequence[float] | None, seed: int
+) -> dict[str, Any]:
     """Print a table per direction, with the weighted sum's row if there are weights; returns what --json stores."""
     readers = {name: lambda *place, m=matrix: m[place] for name, matrix in matrices.items()}
     if weights is not None:
@@ -128,7 +133,7 @@ def _report(matrices, relevance, weights, seed):
     )
     result = {}
     for direction, (key, lines, items, judged, line) in enumerate(directions):
-        rows = [("random", random_expectation(judged), None)]
+        rows: list[Row] = [("random", random_expectation(judged), None)]
         for name, pair in ranks.items():
             names, values = per_query_metrics(pair[direction], line, *judged.shape)
             rows.append((name, average(names, values), bootstrap_intervals(names, values, seed)))
@@ -146,7 +151,9 @@ def _report(matrices, relevance, weights, seed):
     return result
 
 
-def _report_fitted(matrices, relevance, val_fraction, seed):
+def _report_fitted(
+    matrices: Mapping[str, np.ndarray], relevance: Relevance, val_fraction: float, seed: int
+) -> dict[str, Any]:
     """Fit the weights of two matrices on a part of the queries, report on the rest; returns what --json stores.
 
     What the fused score gains is measured against the matrix which is the better one on the fitted part. The
@@ -172,15 +179,16 @@ def _report_fitted(matrices, relevance, val_fraction, seed):
         "oracle": (oracle_alpha, 1 - oracle_alpha),
     }
     part = _part(relevance, rest)
-    rows, per_query = [("random", random_expectation(part), None)], {}
+    rows: list[Row] = [("random", random_expectation(part), None)]
+    per_query: dict[str, np.ndarray] = {}
     for name, pair in weights.items():
         ranks = _ranks(name, _Rows(matrices, rest, pair).tile, part)[0]
         names, per_query[name] = per_query_metrics(ranks, part.query, *part.shape)
         rows.append((name, average(names, per_query[name]), bootstrap_intervals(names, per_query[name], seed)))
     column = names.index("mAP")
-    pair = per_query["fused"][:, column], per_query[single][:, column]
-    gain, low, high, p_bootstrap = paired_bootstrap(*pair, seed=seed)
-    p_randomisation = randomisation_test(*pair, seed=seed)
+    compared = per_query["fused"][:, column], per_query[single][:, column]
+    gain, low, high, p_bootstrap = paired_bootstrap(*compared, seed=seed)
+    p_randomisation = randomisation_test(*compared, seed=seed)
     print(f"weights fitted on {n_val:,} queries by mAP ({val_map:.2f}): fused = {_sum(first, second, alpha)}")
     print(
         f"query to meme, the other {len(rest):,} queries, {part.shape[1]:,} memes, {len(part.query):,} relevant pairs"
@@ -214,13 +222,15 @@ def _report_fitted(matrices, relevance, val_fraction, seed):
     }
 
 
-def _fit(matrices, relevance, queries, grid=None):
+def _fit(
+    matrices: Mapping[str, np.ndarray], relevance: Relevance, queries: np.ndarray, grid: Iterable[float] | None = None
+) -> tuple[float, float]:
     """-> (alpha, its mAP) of fit_weight on these queries."""
     one, other = (_Rows({name: matrix}, queries, (1,)) for name, matrix in matrices.items())
     return fit_weight(one, other, _part(relevance, queries), grid)
 
 
-def _part(relevance, queries):
+def _part(relevance: Relevance, queries: np.ndarray) -> Relevance:
     """The relevance of some queries (ascending) alone, numbered from 0."""
     kept = np.isin(relevance.query, queries)
     return Relevance(
@@ -231,27 +241,29 @@ def _part(relevance, queries):
 class _Rows:
     """Some rows of the weighted sum of matrices, computed where they are asked for."""
 
-    def __init__(self, matrices, queries, weights):
+    def __init__(self, matrices: Mapping[str, np.ndarray], queries: np.ndarray, weights: Sequence[float]) -> None:
         self.matrices, self.queries, self.weights = list(matrices.values()), queries, weights
         self.shape = len(queries), self.matrices[0].shape[1]
 
-    def tile(self, rows, columns):
+    def tile(self, rows: slice, columns: slice) -> np.ndarray:
         return weighted_sum([m[self.queries[rows], columns] for m in self.matrices], self.weights)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: slice) -> np.ndarray:
         return self.tile(rows, slice(None))
 
 
-def _ranks(name, read_tile, relevance):
+def _ranks(
+    name: str, read_tile: Callable[[slice, slice], np.ndarray], relevance: Relevance
+) -> tuple[np.ndarray, np.ndarray]:
     try:
         return ranks_from_tiles(read_tile, relevance)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 
 
-def _named(rows):
+def _named(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return [{"name": name, "metrics": values, "intervals": intervals} for name, values, intervals in rows]
 
 
-def _sum(first, second, alpha):
+def _sum(first: str, second: str, alpha: float) -> str:
     return f"{alpha:.2f} * {first} + {1 - alpha:.2f} * {second}"

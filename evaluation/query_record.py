@@ -4,14 +4,21 @@ Tables and reports are made from it alone: they need neither the model nor the m
 pairs, K best memes of a query.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import os
 import zipfile
 import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import metrics
+from dataloaders.meme_records import Split
 from util import InputError, replaced_atomically
 
 FILE_NAME = "test_queries.npz"
@@ -31,15 +38,23 @@ class QueryRecord:
     topic_ids: np.ndarray
     image_ids: np.ndarray
     relevance: metrics.Relevance
-    ranks: dict
+    ranks: dict[str, np.ndarray]
     best_meme: np.ndarray
-    best_scores: dict
-    best_ranks: dict
+    best_scores: dict[str, np.ndarray]
+    best_ranks: dict[str, np.ndarray]
     alpha: np.ndarray
-    words: list
+    words: list[list[tuple[str, float]]]
 
     @classmethod
-    def of(cls, split, relevance, ranks, best, alpha=(), words=()):
+    def of(
+        cls,
+        split: Split,
+        relevance: metrics.Relevance,
+        ranks: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        best: BestMemes,
+        alpha: ArrayLike = (),
+        words: Iterable[list[tuple[str, float]]] = (),
+    ) -> QueryRecord:
         """From a Split, {score: (query->meme ranks, meme->query ranks)} and the filled BestMemes of its test."""
         by_query = {score: both[0] for score, both in ranks.items()}
         return cls(
@@ -54,14 +69,14 @@ class QueryRecord:
             words=list(words) or [[] for _ in split.topic_ids],
         )
 
-    def values(self, score="fused"):
+    def values(self, score: str = "fused") -> tuple[tuple[str, ...], np.ndarray]:
         """(metrics.METRICS, (Q', 17) values per query) as metrics.per_query_metrics gives them."""
         return metrics.per_query_metrics(self.ranks[score], self.relevance.query, *self.relevance.shape)
 
-    def save(self, folder):
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Write test_queries.npz into the run's folder, atomically."""
         pieces = [piece for words in self.words for piece in words]
-        arrays = {
+        arrays: dict[str, Any] = {
             "topic_ids": np.asarray(self.topic_ids, dtype=np.str_),
             "image_ids": np.asarray(self.image_ids, dtype=np.str_),
             "query": self.relevance.query,
@@ -78,7 +93,7 @@ class QueryRecord:
             np.savez_compressed(file, **arrays)
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder: str | os.PathLike[str]) -> QueryRecord:
         """Read the file of a run's folder; InputError where it is missing or damaged."""
         path = Path(folder) / FILE_NAME
         if not path.is_file():
@@ -91,7 +106,7 @@ class QueryRecord:
             raise InputError(f"{path}: cannot be read: {error}") from None
 
     @classmethod
-    def _from_arrays(cls, arrays):
+    def _from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> QueryRecord:
         topic_ids, image_ids = arrays["topic_ids"], arrays["image_ids"]
         parts = {
             kind: {
@@ -113,7 +128,7 @@ class QueryRecord:
         )
 
 
-def order_keys(scores, first_meme):
+def order_keys(scores: np.ndarray, first_meme: int) -> np.ndarray:
     """Keys (R, C) int64, all different in a row: in the order of the float32 scores; of equal ones the earlier meme has
     the higher key.
 
@@ -131,16 +146,16 @@ class BestMemes:
     The order is that of metrics.py: in a tie memes that are not relevant come first, then the earlier ones.
     """
 
-    def __init__(self, relevance, kept=BEST_KEPT):
+    def __init__(self, relevance: metrics.Relevance, kept: int = BEST_KEPT) -> None:
         self.relevance = relevance
         queries, memes = relevance.shape
         self.kept = min(kept, memes)
         self.meme = np.full((queries, self.kept), -1, np.int64)
         self.order = np.full((queries, self.kept), np.iinfo(np.int64).min)
-        self.scores = {}
-        self.above = {}
+        self.scores: dict[str, np.ndarray] = {}
+        self.above: dict[str, np.ndarray] = {}
 
-    def observe(self, rows, columns, tile):
+    def observe(self, rows: slice, columns: slice, tile: Mapping[str, np.ndarray]) -> None:
         """First pass. tile: {score: (R, C)}, `fused` among them."""
         order = order_keys(tile["fused"], columns.start)
         first, last = np.searchsorted(self.relevance.query, (rows.start, rows.stop))
@@ -153,7 +168,7 @@ class BestMemes:
         all_order = np.hstack([self.order[rows], np.take_along_axis(order, candidates, axis=1)])
         chosen = np.argsort(all_order, axis=1)[:, ::-1][:, : self.kept]
 
-        def merge(kept, new):
+        def merge(kept: np.ndarray, new: np.ndarray) -> np.ndarray:
             return np.take_along_axis(np.hstack([kept, new]), chosen, axis=1)
 
         self.order[rows] = np.take_along_axis(all_order, chosen, axis=1)
@@ -162,14 +177,14 @@ class BestMemes:
             kept = self.scores.setdefault(name, np.full(self.meme.shape, -np.inf, np.float32))
             kept[rows] = merge(kept[rows], np.take_along_axis(scores, candidates, axis=1))
 
-    def count(self, rows, columns, tile):
+    def count(self, rows: slice, columns: slice, tile: Mapping[str, np.ndarray]) -> None:
         """Second pass: how many memes score higher than each of the best ones."""
         for name, scores in tile.items():
             above = self.above.setdefault(name, np.zeros(self.meme.shape, np.int64))
             for slot in range(self.kept):
                 above[rows, slot] += np.count_nonzero(scores > self.scores[name][rows, slot, None], axis=1)
 
-    def ranks(self, pair_ranks):
+    def ranks(self, pair_ranks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """{score: (Q, K)}; relevant memes have their strict rank, of `pair_ranks` {score: (P,)}."""
         memes = self.relevance.shape[1]
         pairs = self.relevance.query * memes + self.relevance.meme

@@ -1,11 +1,16 @@
 """Is one run better than another beyond chance? Paired tests over the queries, and Holm's correction. NumPy only."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 BLOCK_ELEMENTS = 2**22
 
 
-def paired_bootstrap(values, baseline, seed=0, resamples=10_000):
+def paired_bootstrap(
+    values: ArrayLike, baseline: ArrayLike, seed: int = 0, resamples: int = 10_000
+) -> tuple[float, float, float, float]:
     """-> (gain, low, high, p): the mean of values - baseline, its 95 % interval, a two-sided p-value.
 
     values, baseline: (Q,) a metric per query, of the same queries. The queries are drawn with replacement; the
@@ -22,7 +27,7 @@ def paired_bootstrap(values, baseline, seed=0, resamples=10_000):
     return float(gain), float(low), float(high), _p_value(gains - gain, gain)
 
 
-def randomisation_test(values, baseline, seed=0, resamples=10_000):
+def randomisation_test(values: ArrayLike, baseline: ArrayLike, seed: int = 0, resamples: int = 10_000) -> float:
     """Two-sided p-value of Fisher's paired randomisation test (Smucker et al. 2007) of equal means.
 
     values, baseline: as in `paired_bootstrap`. If the two runs were alike, each query's pair could as well be the
@@ -38,7 +43,7 @@ def randomisation_test(values, baseline, seed=0, resamples=10_000):
     return _p_value(np.concatenate(drawn), difference.mean())
 
 
-def holm(p_values):
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """The p-values adjusted for their number (Holm 1979), in their order: at most alpha means significant at alpha.
 
     The smallest of n is multiplied by n, the next one by n - 1, and so on; none is adjusted below a smaller one.
@@ -51,19 +56,19 @@ def holm(p_values):
     return adjusted
 
 
-def _differences(values, baseline):
+def _differences(values: ArrayLike, baseline: ArrayLike) -> np.ndarray:
     values, baseline = np.asarray(values, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
     if values.ndim != 1 or values.shape != baseline.shape or not len(values):
         raise ValueError(f"expected two lists of the same queries, found shapes {values.shape} and {baseline.shape}")
     return values - baseline
 
 
-def _block_sizes(resamples, n):
+def _block_sizes(resamples: int, n: int) -> list[int]:
     step = max(1, BLOCK_ELEMENTS // n)
     return [min(step, resamples - start) for start in range(0, resamples, step)]
 
 
-def _p_value(drawn, found):
+def _p_value(drawn: np.ndarray, found: float) -> float:
     """The share of drawn means that are as far from zero as `found`; sums in another order decide no tie."""
     slack = 1e-9 * max(1.0, abs(found))
     return float((1 + np.count_nonzero(np.abs(drawn) >= abs(found) - slack)) / (1 + len(drawn)))
