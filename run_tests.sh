@@ -1,9 +1,9 @@
 #!/bin/sh
-# The linter, then the tests: sh run_tests.sh [pytest's arguments]
+# The linter, the type checker, then the tests: sh run_tests.sh [pytest's arguments]
 CDPATH="" cd "$(dirname "$0")" || exit
 . scripts/set_up.sh
 set_up requirements-dev.txt
 leftovers=$(find . \( -name .git -o -name .venv -o -name runs -o -name data -o -name results \) -prune -o \
   \( -name '*.orig' -o -name '*.rej' -o -name '*.bak' -o -name '*.sw[op]' -o -name '*~' -o -name .DS_Store \) -print)
 [ -z "$leftovers" ] || stop "left over by a tool, to be removed:" "$leftovers"
-"$PYTHON" -m ruff check . && "$PYTHON" -m ruff format --check . && exec "$PYTHON" -m pytest "$@"
+"$PYTHON" -m ruff check . && "$PYTHON" -m ruff format --check . && "$PYTHON" -m mypy && exec "$PYTHON" -m pytest "$@"

@@ -37,6 +37,7 @@ case "$*" in
     exit "$status" ;;
   *device_count*) cat "$FOLDER/gpus" ;;
   *"-m ruff"*) exit "$(cat "$FOLDER/ruff_$3" 2>/dev/null || echo 0)" ;;
+  *"-m mypy"*) exit "$(cat "$FOLDER/mypy" 2>/dev/null || echo 0)" ;;
   *"-m pytest"*) exit "$(cat "$FOLDER/pytest_status" 2>/dev/null || echo 0)" ;;
 esac
 """
@@ -355,8 +356,8 @@ def test_the_linter_step_refuses_what_tools_leave_behind(machine, name):
     assert machine.script("run_tests.sh").returncode == 0
 
 
-@pytest.mark.parametrize("command", ["ruff_check", "ruff_format"])
-def test_the_linter_can_fail(machine, command):
+@pytest.mark.parametrize("command", ["ruff_check", "ruff_format", "mypy"])
+def test_the_linter_and_the_type_checker_can_fail(machine, command):
     machine.activate()
     machine.write(command, "1")
     assert machine.script("run_tests.sh").returncode == 1
