@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "scripts": {"util", "metrics", "dataloaders", "modules", "evaluation", "engine", "preprocess"},
 }
 OURS = {*MAY_IMPORT, "tests"}
+HINTED = ("util", "metrics", "modules", "engine", "evaluation", "dataloaders")  # as in pyproject.toml, [tool.mypy]
 EXCEPTION = ("metrics", "evaluation.metrics_command")  # main() alone: `python metrics.py` is what users type
 
 
@@ -105,3 +106,25 @@ def test_tests_stand_in_the_folder_of_their_package():
     for path in (ROOT / "tests").glob("*/test_*.py"):
         assert path.parent.name in MAY_IMPORT
         assert Path(ROOT, path.parent.name).is_dir()
+
+
+def without_hints(tree):
+    """(line, name) of each public function and method that lacks a hint; what a function defines is its own affair."""
+    for node in ast.iter_child_nodes(tree):
+        name = getattr(node, "name", "")
+        if name.startswith("_") and name != "__init__":
+            continue
+        if isinstance(node, ast.ClassDef):
+            yield from without_hints(node)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            taken = node.args
+            arguments = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]
+            hints = [a.annotation for a in arguments if a and a.arg not in ("self", "cls")]
+            if None in (hints if name == "__init__" else [*hints, node.returns]):
+                yield node.lineno, name
+
+
+@pytest.mark.parametrize("part", HINTED)
+def test_every_public_function_has_hints(part):
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items() if part_of(name) == part}
+    assert [(name, *found) for name, tree in trees.items() for found in without_hints(tree)] == []
