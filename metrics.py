@@ -480,7 +480,7 @@ def load_array(path: str | os.PathLike[str]) -> np.ndarray | np.lib.npyio.NpzFil
 
 def _nonzero(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Places of the ones of a dense 0/1 matrix, in blocks of rows -> (query, meme)."""
-    if dense.ndim != 2 or dense.dtype.kind not in "biuf":
+    if dense.ndim != 2 or not dense.size or dense.dtype.kind not in "biuf":
         raise InputError(f"expected a matrix of 0 and 1, found {dense.dtype} of shape {dense.shape}")
     found, step = [], max(1, TILE_ELEMENTS // dense.shape[1])
     for start in range(0, len(dense), step):

@@ -368,6 +368,8 @@ def write_bad_relevance(path):
         np.save(path, np.array([[0, np.nan]]))
     elif path.name == "flat.npy":
         np.save(path, np.array([0, 1]))
+    elif path.name in ("no_query.npy", "no_meme.npy"):
+        np.save(path, np.zeros((0, 3) if path.name == "no_query.npy" else (3, 0)))
     elif path.name == "empty.npy":
         path.write_bytes(b"")
     elif path.name == "cut.npz":
@@ -383,6 +385,8 @@ BAD_RELEVANCE = {
     "graded.npy": "query 1, meme 0 has 2",
     "nan.npy": "query 0, meme 1 has nan",
     "flat.npy": r"shape \(2,\)",
+    "no_query.npy": r"expected a matrix of 0 and 1, found float64 of shape \(0, 3\)",
+    "no_meme.npy": r"expected a matrix of 0 and 1, found float64 of shape \(3, 0\)",
     "empty.npy": "without pickle",
     "cut.npz": "without pickle",
     "absent.npz": "No such file",
