@@ -1,256 +1,339 @@
-"""What an image file says of itself: kind, size, rotation, frames; and whether it is whole.
+"""The bytes of an image file -> its kind, size and number of frames, and its frames as browsers show them; or why not.
 
-OpenCV decodes pixels but fills the missing part of some truncated files with grey, has no common way to know the
-size beforehand and composes some animations wrongly (GIFs that restore the frame before, for one). So the files'
-own structure is read here, and an animation is taken apart into still images with their place on the canvas.
+Pillow reads the files, and decodes them but for the stills that OpenCV decodes faster and equally: opaque JPEGs, PNGs
+and WebPs that are whole. Where OpenCV refuses one of these, Pillow decides. Functions are thread-safe. Importing this
+file silences Pillow's warnings and OpenCV's log, which would repeat every bad file on the terminal.
 """
 
+import io
+import os
 import re
 import struct
+import warnings
 import zlib
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import cv2
+import numpy as np
+from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile as PillowFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from util import InputError
+
+READERS = {  # kind: (how its files begin, what reads them)
+    "JPEG": (rb"\xff\xd8\xff", JpegImageFile),  # by its class, as Image.open swallows the reason of a refusal
+    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
+    "GIF": (rb"GIF8[79]a", GifImageFile),
+    "WebP": (rb"RIFF....WEBP", WebPImageFile),
+    "BMP": (rb"BM", BmpImageFile),
+    "AVIF": (rb"....ftyp(avi[fs]|m[is]f1)", AvifImageFile),
+}
+PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND"}  # that say what is seen
+
+MAX_BYTES = 2**29
+MAX_PIXELS = 2**27  # 384 MiB in RGB
+MAX_SIDE = 2**20  # OpenCV's own limit
+# Where decoders keep several copies of the pixels: animations, GIF, AVIF, transparent WebP. Up to 0.5 GiB.
+MAX_CANVAS = 2**24
+# All frames before a wanted one have to be painted. 2**29 pixels are 258 frames of 1920 x 1080 and take up to 15 s.
+MAX_FRAMES, MAX_PAINTED = 10_000, 2**29
+MAX_SCANS = 1000  # of a progressive JPEG, each over all its pixels, which takes up to 10 s
+# Pillow goes through a file's structure in small pieces: a GIF's blocks of up to 255 bytes, some three times.
+FREE_PIECES, BYTES_PER_PIECE = 2**18, 32
+
+FOR_OPENCV = {"JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "L"), "WebP": ("RGB",)}  # Pillow's names of their modes
+ROWS = 256  # that are made RGB at a time
 KEEP, CLEAR, RESTORE = range(3)  # what becomes of a frame's area before the next frame
-JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # no stuffed byte, restart marker or filling
-JPEG_FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+REDUCED_GREY = {
+    1: cv2.IMREAD_GRAYSCALE,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+REDUCED_COLOUR = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+if hasattr(cv2, "setLogLevel"):  # OpenCV 4
+    cv2.setLogLevel(0)
+else:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings("ignore", module=r"PIL\.")  # once, here: to do it around a call would not be thread-safe
 
 
 class BadImage(ValueError):
-    """The file is not a whole image; the message says why, without the path."""
+    """The file is not a whole image, or too large a one; the message says why, without the path."""
 
 
-class Frame(NamedTuple):
-    """One still image of an animation: a complete file, its place on the canvas, how it is painted."""
-
-    data: bytes
-    x: int
-    y: int
-    width: int
-    height: int
-    blend: bool  # over what is there (True) or instead of it
-    dispose: int  # KEEP, CLEAR or RESTORE
+class ImageError(InputError):
+    """An image that cannot be used; the message names the file and says why."""
 
 
-class ImageFile(NamedTuple):
-    """`frames` is empty for a still. `grey_key`: the grey level of a PNG that is transparent, or None."""
-
-    kind: str
-    width: int
-    height: int
-    orientation: int = 1  # EXIF: 1 to 8
-    frames: tuple = ()
-    grey_key: int | None = None
-
-
-def parse_image(data):
-    """The ImageFile of a file's bytes. Raises BadImage: unknown kind, truncated, structure broken."""
-    for signature, parse in PARSERS:
-        if re.match(signature, data, re.DOTALL):
-            try:
-                image = parse(data)
-            except (IndexError, struct.error) as error:
-                raise BadImage("truncated: the file ends in the middle of a header") from error
-            if min(image.width, image.height) < 1:
-                raise BadImage(f"corrupt: the size is {image.width} x {image.height}")
-            return image
-    raise BadImage("not a JPEG, PNG, GIF, WebP or BMP image")
-
-
-def parse_jpeg(data):
-    size, orientation, position, scans = None, 1, 2, 0
-    while match := JPEG_MARKER.search(data, position):
-        marker, start = match[1][0], match.end()
-        if marker == 0xD9:
-            if size is None or not scans:
-                raise BadImage("corrupt: a JPEG without an image")
-            return ImageFile("JPEG", *size, orientation)
-        if marker in (0x01, 0xD8):  # markers without a segment
-            position = start
-            continue
-        (length,) = struct.unpack_from(">H", data, start)
-        position = start + length
-        if length < 2:
-            raise BadImage("corrupt: a JPEG segment without a length")
-        if marker in JPEG_FRAME_HEADERS:
-            height, width = struct.unpack_from(">HH", data, start + 3)
-            size = width, height
-        elif marker == 0xDA:
-            scans += 1
-        elif marker == 0xE1 and data[start + 2 : start + 8] == b"Exif\0\0":
-            orientation = exif_orientation(data[start + 8 : position])
-    raise BadImage("truncated: the end of the JPEG is missing")
-
-
-def parse_png(data):
-    header, orientation, grey_key = None, 1, None
-    shared, controls, parts, still = [], [], [], False  # chunks for every frame; the frames' control and data
-    for kind, content in png_chunks(data):
-        if header is None and kind != b"IHDR":
-            raise BadImage("corrupt: the PNG does not begin with its header")
-        if kind == b"IHDR":
-            header = content
-            width, height, bits, colour = struct.unpack_from(">IIBB", content)
-        elif kind in (b"PLTE", b"tRNS"):
-            shared.append((kind, content))
-            if kind == b"tRNS" and colour == 0:
-                key = struct.unpack(">H", content)[0]
-                grey_key = key if bits > 8 else key * 255 // (2**bits - 1)
-        elif kind == b"eXIf":
-            orientation = exif_orientation(content)
-        elif kind == b"fcTL":
-            controls.append(struct.unpack_from(">IIIIHHBB", content, 4))
-            parts.append([])
-        elif kind == b"IDAT":
-            still = True
-            if parts:
-                parts[-1].append(content)
-        elif kind == b"fdAT" and parts:
-            parts[-1].append(content[4:])
-    if not still:
-        raise BadImage("corrupt: a PNG without an image")
-    frames = []
-    for (w, h, x, y, _, _, dispose, blend), pieces in zip(controls, parts, strict=True):
-        chunks = [(b"IHDR", struct.pack(">II", w, h) + header[8:]), *shared, (b"IDAT", b"".join(pieces))]
-        png = PNG_SIGNATURE + b"".join(png_chunk(*chunk) for chunk in [*chunks, (b"IEND", b"")])
-        frames.append(Frame(png, x, y, w, h, blend == 1, dispose))
-    check_inside(frames, width, height)
-    return ImageFile("PNG", width, height, orientation, tuple(frames), grey_key)
-
-
-def png_chunks(data):
-    """(kind, content) of each chunk up to the end chunk; checksums are compared."""
-    position, kind = len(PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        if position + 12 > len(data):
-            raise BadImage("truncated: the end of the PNG is missing")
-        length, kind = struct.unpack_from(">I4s", data, position)
-        content = data[position + 8 : position + 8 + length]
-        position += length + 12
-        if position > len(data):
-            raise BadImage("truncated: the end of the PNG is missing")
-        if zlib.crc32(content, zlib.crc32(kind)) != struct.unpack_from(">I", data, position - 4)[0]:
-            raise BadImage("corrupt: a checksum in the PNG is wrong")
-        yield kind, content
-
-
-def png_chunk(kind, content):
-    return struct.pack(">I4s", len(content), kind) + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def parse_gif(data):
-    width, height, flags = struct.unpack_from("<HHB", data, 6)
-    position = 13 + palette_bytes(flags)
-    palette, frames, control = data[13:position], [], bytes(4)
-    while (block := data[position]) != 0x3B:
-        if block == 0x21:  # an extension; the one of interest controls the next image
-            if data[position + 1] == 0xF9:
-                control = data[position + 3 : position + 7]
-            position = gif_blocks_end(data, position + 2)
-        elif block == 0x2C:
-            x, y, w, h, local = struct.unpack_from("<HHHHB", data, position + 1)
-            start, position = position + 10, gif_blocks_end(data, position + 11 + palette_bytes(local))
-            screen = struct.pack("<6sHHBBB", b"GIF89a", w, h, flags, 0, 0) + palette
-            transparency = b"\x21\xf9\x04" + bytes([control[0] & 1, 0, 0, control[3], 0])
-            picture = struct.pack("<BHHHHB", 0x2C, 0, 0, w, h, local) + data[start:position]
-            dispose = {2: CLEAR, 3: RESTORE}.get(control[0] >> 2 & 7, KEEP)
-            frames.append(Frame(screen + transparency + picture + b"\x3b", x, y, w, h, True, dispose))
-            control = bytes(4)
-        else:
-            raise BadImage("corrupt: an unknown block in the GIF")
-    if not frames:
-        raise BadImage("corrupt: a GIF without an image")
-    # As browsers do, a canvas that is too small for its images grows.
-    width = max(width, *(frame.x + frame.width for frame in frames))
-    height = max(height, *(frame.y + frame.height for frame in frames))
-    return ImageFile("GIF", width, height, frames=tuple(frames))
-
-
-def palette_bytes(flags):
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
-
-
-def gif_blocks_end(data, position):
-    """The position after a chain of data blocks, which ends with one of length 0."""
-    while length := data[position]:
-        position += length + 1
-    return position + 1
-
-
-def parse_webp(data):
-    if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
-        raise BadImage("truncated: the end of the WebP is missing")
-    size, orientation, frames = None, 1, []
-    for kind, content in webp_chunks(data[12 : struct.unpack_from("<I", data, 4)[0] + 8]):
-        if kind == b"VP8X":
-            size = int24(content, 4) + 1, int24(content, 7) + 1
-        elif kind == b"VP8 " and size is None:
-            width, height = struct.unpack_from("<HH", content, 6)
-            size = width & 0x3FFF, height & 0x3FFF
-        elif kind == b"VP8L" and size is None:
-            (bits,) = struct.unpack_from("<I", content, 1)
-            size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-        elif kind == b"EXIF":
-            orientation = exif_orientation(content.removeprefix(b"Exif\0\0"))
-        elif kind == b"ANMF":
-            x, y, w, h = (int24(content, 3 * i) for i in range(4))
-            flags, picture = content[15], content[16:]
-            if picture[:4] == b"ALPH":
-                picture = b"VP8X\x0a\0\0\0\x10\0\0\0" + content[6:12] + picture
-            webp = b"RIFF" + struct.pack("<I", len(picture) + 4) + b"WEBP" + picture
-            dispose = CLEAR if flags & 1 else KEEP
-            frames.append(Frame(webp, 2 * x, 2 * y, w + 1, h + 1, not flags & 2, dispose))
-    if size is None:
-        raise BadImage("corrupt: a WebP without an image")
-    check_inside(frames, *size)
-    return ImageFile("WebP", *size, orientation, tuple(frames))
-
-
-def webp_chunks(data):
-    position = 0
-    while position + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, position)
-        if position + 8 + length > len(data):
-            raise BadImage("truncated: a part of the WebP is missing")
-        yield kind, data[position + 8 : position + 8 + length]
-        position += 8 + length + length % 2
-
-
-def int24(data, position):
-    return struct.unpack("<I", data[position : position + 3] + b"\0")[0]
-
-
-def parse_bmp(data):
-    (header,) = struct.unpack_from("<I", data, 14)
-    width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
-    return ImageFile("BMP", width, abs(height))
-
-
-def check_inside(frames, width, height):
-    for frame in frames:
-        if frame.x + frame.width > width or frame.y + frame.height > height:
-            raise BadImage("corrupt: a frame of the animation leaves the canvas")
-
-
-def exif_orientation(exif):
-    """The orientation (1 to 8) in an EXIF block; 1 if it has none or is broken, as viewers do."""
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a file that may be an image; ImageError if there are none or too many."""
     try:
-        order = {b"II": "<", b"MM": ">"}[exif[:2]]
-        (start,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, entry)
-            if (tag, kind) == (0x112, 3) and 1 <= value <= 8:
-                return value
-    except (KeyError, struct.error):
-        pass
-    return 1
+        size = os.stat(path).st_size
+        if size == 0:
+            raise ImageError(f"{path}: the file is empty")
+        if size > MAX_BYTES:
+            raise ImageError(f"{path}: {size:,} bytes are too many; at most {MAX_BYTES:,} are read")
+        return Path(path).read_bytes()  # not by OpenCV: it knows no Unicode paths on some systems
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    except MemoryError as error:
+        raise ImageError(f"{path}: there is not enough memory for its {size:,} bytes") from error
 
 
-PARSERS = (
-    (rb"\xff\xd8\xff", parse_jpeg),
-    (re.escape(PNG_SIGNATURE), parse_png),
-    (rb"GIF8[79]a", parse_gif),
-    (rb"RIFF....WEBP", parse_webp),
-    (rb"BM", parse_bmp),
-)
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Whatever a decoder raises becomes BadImage: none says what damaged files may bring forth, and it is much."""
+    try:
+        yield
+    except BadImage:
+        raise
+    except MemoryError as error:
+        raise BadImage("there is not enough memory to decode it") from error
+    except Exception as error:
+        told = str(error) or type(error).__name__
+        if isinstance(error.__cause__ or error, (struct.error, IndexError)):
+            raise BadImage("truncated: the file ends in the middle of a header") from error
+        if "truncated" in told.lower():
+            raise BadImage(f"truncated: {told}") from error
+        raise BadImage(f"corrupt: Pillow cannot read it ({told})") from error
+
+
+class Pieces(io.BytesIO):
+    """Bytes that can be read in as many pieces as an ordinary file of that length takes; then it is BadImage."""
+
+    def __init__(self, data: bytes):
+        super().__init__(data)
+        self.most = self.left = FREE_PIECES + len(data) // BYTES_PER_PIECE
+
+    def read(self, size=-1, /):
+        if not self.left:
+            raise BadImage(f"it is cut into too many frames or blocks: {self.most:,} pieces were read, and no end")
+        self.left -= 1
+        return super().read(size)
+
+
+class ImageFile:
+    """An image file: `kind`, `width` and `height` as it is shown, `frames` (1 for a still). Not decoded yet.
+
+    Raises BadImage, as its methods do: not an image, truncated, corrupt, or over one of the bounds above.
+    """
+
+    def __init__(self, data: bytes):
+        self.kind, reader = kind_of(data)
+        whole = True
+        if self.kind == "PNG":
+            data, whole = essential_chunks(data)
+        elif self.kind == "JPEG":
+            data = data.rstrip(b"\0")  # zeros after a cut would be taken for pixels
+            whole = data.endswith(b"\xff\xd9")  # else OpenCV may fill what is missing with grey, without a sign
+        self.data = data
+        with refusing():
+            self.file = reader(Pieces(data))
+            if self.kind == "PNG":
+                scale_transparency(self.file)
+            self.skipped = int(self.kind == "PNG" and self.file.default_image)  # a still for those who know no APNG
+            self.frames = getattr(self.file, "n_frames", 1) - self.skipped
+            self.check_bounds()
+            self.orientation = orientation(self.file.info.get("exif"))
+            opaque = self.file.mode in FOR_OPENCV.get(self.kind, ()) and "transparency" not in self.file.info
+            self.for_opencv = whole and opaque and self.frames == 1
+        self.width, self.height = self.file.size if self.orientation < 5 else self.file.size[::-1]
+
+    def check_bounds(self) -> None:
+        width, height = self.size = self.file.size
+        several_copies = self.kind in ("GIF", "AVIF") or self.kind == "WebP" and self.file.mode != "RGB"
+        most = MAX_CANVAS if several_copies or self.frames > 1 else MAX_PIXELS
+        if min(width, height) < 1:
+            raise BadImage(f"corrupt: the size is {width} x {height}")
+        if width * height > most or max(width, height) > MAX_SIDE:
+            kind = f"{'an animated' if self.frames > 1 else 'such a'} {self.kind}"
+            raise BadImage(
+                f"{width} x {height} pixels are too many; at most {most:,} are read of {kind}, "
+                f"and {MAX_SIDE:,} in a row"
+            )
+        if self.frames > MAX_FRAMES:
+            raise BadImage(f"{self.frames:,} frames are too many; at most {MAX_FRAMES:,} are read")
+        if self.frames * width * height > MAX_PAINTED:
+            raise BadImage(
+                f"{self.frames:,} frames of {width} x {height} pixels are too many; at most {MAX_PAINTED:,} pixels "
+                "are read in all frames together"
+            )
+        if "progressive" in self.file.info and (scans := self.data.count(b"\xff\xda")) > MAX_SCANS:
+            raise BadImage(f"{scans:,} scans of a progressive JPEG are too many; at most {MAX_SCANS:,} are read")
+
+    def pictures(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        """Yield the `wanted` frames (indices, ascending): RGB (H, W, 3), uint8, on white, turned as EXIF says."""
+        with refusing():
+            if (pixels := self.by_opencv(cv2.IMREAD_COLOR_RGB)) is not None:
+                yield turned(pixels, self.orientation)
+                return
+            of_parts = self.kind == "GIF" or self.kind == "PNG" and self.frames > 1
+            for image in (
+                play(self.file, self.size, self.skipped, wanted) if of_parts else whole_frames(self.file, wanted)
+            ):
+                yield turned(on_white(image), self.orientation)
+
+    def first(self, reduction: float, colour: bool) -> np.ndarray:
+        """The first frame as pictures() gives it, but in BGR (H, W, 3) or, without `colour`, grey levels (H, W).
+
+        A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as far as `reduction` allows.
+        """
+        factor = next((f for f in (8, 4, 2) if self.kind == "JPEG" and f <= reduction), 1)
+        with refusing():
+            pixels = self.by_opencv((REDUCED_COLOUR if colour else REDUCED_GREY)[factor])
+        if pixels is not None:
+            return turned(pixels, self.orientation)
+        (rgb,) = self.pictures([0])
+        return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR if colour else cv2.COLOR_RGB2GRAY)
+
+    def by_opencv(self, flag: int) -> np.ndarray | None:
+        """What cv2.imdecode makes of a still that it decodes faster than Pillow, and equally; not turned. Or None."""
+        if not self.for_opencv:
+            return None
+        try:
+            return cv2.imdecode(np.frombuffer(self.data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+        except cv2.error:
+            return None
+
+
+def kind_of(data: bytes) -> tuple[str, type[PillowFile]]:
+    """The kind of an image by how it begins, and what reads it."""
+    for kind, (signature, reader) in READERS.items():
+        if re.match(signature, data, re.DOTALL):
+            return kind, reader
+    *kinds, last = READERS
+    raise BadImage(f"not a {', '.join(kinds)} or {last} image")
+
+
+def essential_chunks(data: bytes) -> tuple[bytes, bool]:
+    """A PNG without the chunks that change no pixel, or are not critical and wrong by their checksum; if it is whole.
+
+    Browsers pass over these, where Pillow refuses the file. Whole: up to the last chunk, by all checksums.
+    """
+    file = Pieces(data)
+    kept, sound, kind = [file.read(8)], True, b""
+    while kind != b"IEND" and len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        content, checksum = file.read(length), file.read(4)
+        right = checksum == zlib.crc32(content, zlib.crc32(kind)).to_bytes(4, "big")
+        if kind in PNG_CHUNKS and (right or kind.isupper()):
+            kept += head, content, checksum
+            sound &= right
+    return b"".join(kept), sound and kind == b"IEND"
+
+
+def scale_transparency(file: PngImageFile) -> None:
+    """Bring the transparent colour of 2, 4 or 3 x 16 bits to 8, which Pillow does with the pixels only."""
+    key, how = file.info.get("transparency"), file.tile[0].args if file.tile else None
+    if isinstance(key, int) and how in ("L;2", "L;4"):
+        file.info["transparency"] = key * {"L;2": 85, "L;4": 17}[how]
+    elif isinstance(key, tuple) and how == "RGB;16B":
+        file.info["transparency"] = tuple(level >> 8 for level in key)
+
+
+def orientation(exif: bytes | None) -> int:
+    """The orientation (1 to 8) in an EXIF block; 1 if it has none or is broken, as viewers do."""
+    block = Image.Exif()
+    try:
+        block.load(exif)
+        found = block.get(0x112)
+    except Exception:  # as many as in refusing()
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def whole_frames(file: PillowFile, wanted: list[int]) -> Iterator[Image.Image]:
+    for index in wanted:
+        file.seek(index)
+        yield file
+
+
+def play(
+    file: GifImageFile | PngImageFile, size: tuple[int, int], skipped: int, wanted: list[int]
+) -> Iterator[Image.Image]:
+    """Yield the canvas at each wanted frame of an animation made of parts. It begins white, and "cleared" is white.
+
+    Pillow decodes each part alone: it would compose them otherwise than the standards say and browsers do.
+    """
+    canvas = Image.new("RGB", size, "white")
+    for index in range(wanted[-1] + 1):
+        part, box, blend, dispose = next_part(file, index + skipped)
+        before = canvas.crop(box) if dispose == RESTORE else "white"
+        if not blend:
+            canvas.paste("white", box)
+        canvas.paste(part, box, part)
+        if index in wanted:
+            yield canvas
+        if dispose in (CLEAR, RESTORE):
+            canvas.paste(before, box)
+
+
+def next_part(file, index):
+    """(RGBA part, its place, whether it is painted over what is there, what becomes of it) of a frame."""
+    if file.format == "PNG":
+        file.seek(index)
+        file.blend_op = file.dispose_op = 0  # Pillow's own composition
+        box = file.info["bbox"]
+        return eight_bits(file.crop(box)).convert("RGBA"), box, file.info["blend"] == 1, file.info["disposal"]
+    if index != file.tell():
+        file.disposal_method = 0  # which Pillow would take from the frame before, if this one does not say
+        file.seek(index)
+        if file.width * file.height > MAX_CANVAS:  # a part outside the canvas, to which Pillow extends it
+            raise BadImage(
+                f"{file.width} x {file.height} pixels are too many; at most {MAX_CANVAS:,} are read of a GIF"
+            )
+    box = file.dispose_extent
+    dispose = {2: CLEAR, 3: RESTORE, 4: RESTORE}.get(file.disposal_method, KEEP)  # 4: as browsers do
+    part = file.crop(box).convert("RGBA")
+    file.dispose = None
+    file.im, file._mode = Image.new("RGBA", file.size).im, "RGBA"  # what Pillow paints the next one over
+    file.info.pop("transparency", None)
+    return part, box, True, dispose
+
+
+def on_white(image: Image.Image) -> np.ndarray:
+    """A Pillow image as RGB (H, W, 3), uint8, made in bands, as Pillow keeps four bytes to a pixel."""
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, ROWS):
+        band = eight_bits(image.crop((0, top, image.width, min(top + ROWS, image.height))))
+        if band.has_transparency_data:
+            page, band = Image.new("RGB", band.size, "white"), band.convert("RGBA")
+            page.paste(band, mask=band)
+            band = page
+        rgb[top : top + ROWS] = np.asarray(band.convert("RGB"))
+    return rgb
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The upper half of 16 bits of grey, which Pillow would cut off at 255; other images as they are."""
+    if not image.mode.startswith("I;16"):
+        return image
+    levels = np.asarray(image)
+    grey = Image.fromarray((levels >> 8).astype(np.uint8))
+    if "transparency" in image.info:
+        grey.putalpha(Image.fromarray(np.where(levels == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return grey
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror the pixels (H, W) or (H, W, 3) as an EXIF orientation (1 to 8) asks."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return np.ascontiguousarray(pixels[rows, columns])

@@ -1,42 +1,28 @@
 """An image file -> frames of uint8 pixels, resized as CLIP was trained to see them.
 
-OpenCV decodes (GIFs from version 4.12 on), torch resizes. On uint8 pixels torch's antialiased bicubic is Pillow's
-filter: it differs by one level of 255 here and there. Plain bicubic, OpenCV's too, is another filter and differs by
-dozens. Functions are thread-safe. Importing this file silences OpenCV's own log, which would repeat every bad file
-on the terminal.
+On uint8 pixels torch's antialiased bicubic is Pillow's filter: it differs by one level of 255 here and there. Plain
+bicubic, OpenCV's too, is another filter and differs by dozens. Functions are thread-safe.
 """
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dataloaders.image_file import CLEAR, RESTORE, BadImage, parse_image
-from util import InputError
+from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file
 
 RESIZE_MODES = ("crop", "pad", "squash")
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, RGB in 0..1
 STD = (0.26862954, 0.26130258, 0.27577711)
 PAD_COLOUR = tuple(round(255 * channel) for channel in MEAN)  # 0 after normalisation, or nearly
-MAX_PIXELS = 2**27  # 384 MiB in RGB
-MAX_SIDE = 2**20  # OpenCV's own limit
-MAX_BYTES = 2**29
 LONG_SIDES = 8  # an image longer than this is cropped before it is resized
 
-if hasattr(cv2, "setLogLevel"):  # OpenCV 4
-    cv2.setLogLevel(0)
-else:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-
-class ImageError(InputError):
-    """An image that cannot be used; the message names the file and says why."""
-
-
-def load_image(path, size, resize_mode="crop", max_frames=1, slice_framepos=2):
+def load_image(
+    path: str | os.PathLike, size: int, resize_mode: str = "crop", max_frames: int = 1, slice_framepos: int = 2
+) -> torch.Tensor:
     """The frames of an image file, ready for `normalise`: uint8 (F, 3, size, size), contiguous; F = 1 for a still.
 
     `resize_mode` as in `resize`; `max_frames`, `slice_framepos` and errors as in `read_frames`.
@@ -45,55 +31,28 @@ def load_image(path, size, resize_mode="crop", max_frames=1, slice_framepos=2):
     return torch.stack([resize(frame, size, resize_mode) for frame in frames])
 
 
-def read_frames(path, max_frames=1, slice_framepos=2):
+def read_frames(path: str | os.PathLike, max_frames: int = 1, slice_framepos: int = 2) -> list[np.ndarray]:
     """The frames of an image file: a list of RGB arrays (H, W, 3), uint8; one for a still.
 
     Of an animation at most `max_frames` (>= 1): the first ones (`slice_framepos` 0), the last ones (1) or evenly spread
     from the first to the last (2). EXIF rotation is applied, transparency is composed on white. Raises ImageError
-    for a file that is missing, empty, not an image, truncated, corrupt or with more pixels than MAX_PIXELS.
+    for a file that is missing, empty, not an image, truncated, corrupt or over a bound of `image_file`. What comes
+    after the last wanted frame is not decoded.
     """
-    return [frame.copy() for frame in each_frame(path, max_frames, slice_framepos)]
+    return list(each_frame(path, max_frames, slice_framepos))
 
 
-def each_frame(path, max_frames, slice_framepos):
-    """Yield the frames of `read_frames`; each is valid until the next, so that a long animation takes little."""
+def each_frame(path: str | os.PathLike, max_frames: int, slice_framepos: int) -> Iterator[np.ndarray]:
+    """Yield the frames of `read_frames`, one at a time, so that a long animation takes little memory."""
     data = read_file(path)
     try:
-        image = parse_image(data)
-        check_size(image)
-        if image.frames:
-            wanted = choose_frames(len(image.frames), max_frames, slice_framepos)
-            pictures = play(image, wanted)
-        else:
-            pictures = [on_white(decode(data, image.kind, image.grey_key))]
-        for picture in pictures:
-            yield rotate(picture, image.orientation)
+        image = ImageFile(data)
+        yield from image.pictures(choose_frames(image.frames, max_frames, slice_framepos))
     except BadImage as error:
         raise ImageError(f"{path}: {error}") from error
 
 
-def check_size(image):
-    """Raise BadImage if an ImageFile says that it has more pixels than are read."""
-    if image.width * image.height > MAX_PIXELS or max(image.width, image.height) > MAX_SIDE:
-        raise BadImage(
-            f"{image.width} x {image.height} pixels are too many; at most {MAX_PIXELS:,} are read, "
-            f"and {MAX_SIDE:,} in a row"
-        )
-
-
-def read_file(path):
-    try:
-        size = os.stat(path).st_size
-        if size == 0:
-            raise ImageError(f"{path}: the file is empty")
-        if size > MAX_BYTES:
-            raise ImageError(f"{path}: {size:,} bytes are too many; at most {MAX_BYTES:,} are read")
-        return Path(path).read_bytes()  # not by OpenCV: it knows no Unicode paths on some systems
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def choose_frames(count, max_frames, slice_framepos):
+def choose_frames(count: int, max_frames: int, slice_framepos: int) -> list[int]:
     """Indices of the frames to keep, ascending, as CLIP4Clip's --slice_framepos chooses them."""
     if count <= max_frames:
         return list(range(count))
@@ -104,71 +63,7 @@ def choose_frames(count, max_frames, slice_framepos):
     return np.linspace(0, count - 1, num=max_frames, dtype=int).tolist()
 
 
-def play(image, wanted):
-    """Yield the canvas (H, W, 3) of an animation at each wanted frame. It begins white, and "cleared" is white."""
-    canvas = np.full((image.height, image.width, 3), 255, np.uint8)
-    for index, frame in enumerate(image.frames[: wanted[-1] + 1]):
-        picture = decode(frame.data, image.kind, image.grey_key)
-        if picture.shape[:2] != (frame.height, frame.width):
-            raise BadImage(f"corrupt: frame {index + 1} has not the size that the file says")
-        area = canvas[frame.y : frame.y + frame.height, frame.x : frame.x + frame.width]
-        before = area.copy() if frame.dispose == RESTORE else 255
-        area[:] = over(picture, area) if frame.blend else on_white(picture)
-        if index in wanted:
-            yield canvas
-        if frame.dispose in (CLEAR, RESTORE):
-            area[:] = before
-
-
-def decode(data, kind, grey_key):
-    """The pixels of a still image: RGB or RGBA, uint8, (H, W, 3 or 4), not rotated."""
-    flags = cv2.IMREAD_UNCHANGED  # with transparency, which only this flag keeps
-    if kind in ("JPEG", "BMP"):
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise BadImage(f"corrupt: {kind} data that OpenCV {cv2.__version__} cannot decode") from error
-    if pixels is None:
-        raise BadImage(f"corrupt: {kind} data that OpenCV {cv2.__version__} cannot decode")
-    if flags != cv2.IMREAD_UNCHANGED:
-        return pixels
-    grey = pixels if pixels.ndim == 2 else pixels[..., 0]
-    alpha = None if grey_key is None else np.where(grey == grey_key, 0, 255).astype(np.uint8)
-    if pixels.dtype == np.uint16:
-        pixels = np.right_shift(pixels, 8, out=np.empty(pixels.shape, np.uint8), casting="unsafe")
-    to_rgb = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
-    pixels = cv2.cvtColor(pixels, to_rgb[pixels.shape[2] if pixels.ndim == 3 else 1])
-    return pixels if alpha is None else np.dstack([pixels[..., :3], alpha])
-
-
-def over(picture, below):
-    """RGB or RGBA pixels (H, W, 3 or 4) painted over RGB ones or over one grey level: (H, W, 3), uint8."""
-    if picture.shape[2] == 3:
-        return picture
-    below = np.broadcast_to(np.asarray(below, np.uint8), (*picture.shape[:2], 3))
-    painted = np.empty(below.shape, np.uint8)
-    for row in range(0, len(picture), 64):  # in bands, as the products take twice the memory
-        band = slice(row, row + 64)
-        alpha = picture[band, :, 3:].astype(np.uint16)
-        painted[band] = (picture[band, :, :3] * alpha + below[band] * (255 - alpha) + 127) // 255
-    return painted
-
-
-def on_white(picture):
-    return over(picture, 255)
-
-
-def rotate(rgb, orientation):
-    """Turn and mirror the pixels (H, W, 3) as an EXIF orientation (1 to 8) asks."""
-    if orientation >= 5:
-        rgb = rgb.transpose(1, 0, 2)
-    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
-    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
-    return np.ascontiguousarray(rgb[rows, columns])
-
-
-def resize(rgb, size, mode="crop"):
+def resize(rgb: np.ndarray, size: int, mode: str = "crop") -> torch.Tensor:
     """Pixels (H, W, 3), uint8, to a square: a tensor (3, size, size), uint8, contiguous. Antialiased bicubic.
 
     `crop`, CLIP's way: the shorter side to `size`, then the centre. `pad`: the longer side to `size`, in the middle
@@ -198,7 +93,7 @@ def resize(rgb, size, mode="crop"):
     return interpolate(pixels, size, new_longer)[:, :, first : first + size].contiguous()
 
 
-def interpolate(pixels, height, width):
+def interpolate(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(3, H, W), uint8 -> (3, height, width), uint8.
 
     Between its two passes Pillow rounds to whole levels, so that their order changes every fifth pixel or so by one
@@ -211,11 +106,11 @@ def interpolate(pixels, height, width):
     return bicubic(pixels, height, width)
 
 
-def bicubic(pixels, height, width):
+def bicubic(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return F.interpolate(pixels[None], size=(height, width), mode="bicubic", antialias=True)[0]
 
 
-def crop_then_resize(pixels, size, new_longer, first):
+def crop_then_resize(pixels: torch.Tensor, size: int, new_longer: int, first: int) -> torch.Tensor:
     """`crop` for a very long image (3, H, W), whose resized whole would be thousands of times the crop.
 
     The long side is resampled only from `first` on for `size` places, by the same filter and in the same order of
@@ -234,11 +129,11 @@ def crop_then_resize(pixels, size, new_longer, first):
     return bicubic(pixels, size, size).contiguous()
 
 
-def to_uint8(pixels):
+def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def bicubic_weights(source, target, first, count):
+def bicubic_weights(source: int, target: int, first: int, count: int) -> tuple[int, torch.Tensor]:
     """How `count` places from `first` on of a line resized from `source` to `target` pixels are made of its pixels.
 
     Returns the first pixel that takes part and the weights (count, pixels), float32. The antialiased filter: Keys'
@@ -256,7 +151,7 @@ def bicubic_weights(source, target, first, count):
     return start, (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
-def normalise(pixels, dtype=torch.float32):
+def normalise(pixels: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """uint8 pixels (..., 3, H, W) on any device -> CLIP's inputs in `dtype`: (pixels / 255 - mean) / std."""
     if pixels.dtype != torch.uint8:
         raise TypeError(f"normalise takes uint8 pixels, not {pixels.dtype}")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataloaders.image_file import PARSERS
+from dataloaders.image_file import READERS
 from preprocess.annotation.answer import Failure
 from util import InputError, sha256_of
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp")
-OTHER_SUFFIXES = (".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl")  # not read; they get a row that says so
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".avif")
+OTHER_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".jxl")  # not read; they get a row that says so
 JPEG_QUALITY = 90
 JPEG_SIDE = 65500  # pixels, which libjpeg writes at most
 
@@ -58,7 +58,7 @@ def begins_as_an_image(path):
     except OSError:
         return False
     # Two letters are too little to take a file without a suffix for a BMP.
-    return any(re.match(signature, start, re.DOTALL) for signature, _ in PARSERS if signature != rb"BM")
+    return any(re.match(signature, start, re.DOTALL) for signature, _ in READERS.values() if signature != rb"BM")
 
 
 def by_content(folder, paths, progress=True):

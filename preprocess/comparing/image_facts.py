@@ -14,10 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from dataloaders.image_file import BadImage
-from dataloaders.image_transform import ImageError, read_file
+from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file
 from preprocess.comparing.facts_cache import FACT, read_cache, to_rows
-from preprocess.comparing.perceptual_hash import GREY_SIDE, first_frame, phashes, shrink
+from preprocess.comparing.perceptual_hash import ENOUGH, GREY_SIDE, phashes, shrink
 
 CHUNK = 32  # images that a thread reads before they are noted in the cache
 
@@ -31,7 +30,7 @@ class ImageFacts(NamedTuple):
     width: np.ndarray  # int32: in pixels, as the image is shown (EXIF rotation applied)
     height: np.ndarray  # int32
     frames: np.ndarray  # int32: 1 for a still
-    kind: np.ndarray  # U4: JPEG, PNG, GIF, WebP or BMP
+    kind: np.ndarray  # U4: of image_file.READERS
     errors: dict  # {path: why it cannot be read}
 
 
@@ -88,11 +87,10 @@ def examine(folder, names, chunk):
         try:
             data = read_file(path)
             fact["sha256"] = hashlib.sha256(data).hexdigest()
-            image, picture = first_frame(data)
-            grey[:] = shrink(picture)
-            sides = (image.width, image.height) if image.orientation < 5 else (image.height, image.width)
-            fact["width"], fact["height"] = sides
-            fact["kind"], fact["frames"] = image.kind, max(1, len(image.frames))
+            image = ImageFile(data)
+            grey[:] = shrink(image.first(min(image.width, image.height) / ENOUGH, colour=False))
+            fact["width"], fact["height"] = image.width, image.height
+            fact["kind"], fact["frames"] = image.kind, image.frames
         except ImageError as error:
             errors[names[index]] = str(error)
         except BadImage as error:

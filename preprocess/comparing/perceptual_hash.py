@@ -9,41 +9,10 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from dataloaders.image_file import BadImage, parse_image
-from dataloaders.image_transform import check_size, decode, on_white, play, rotate
-
 GREY_SIDE = 32
 HASH_SIDE = 8
-ENOUGH = 96  # pixels to the shorter side of a JPEG that is decoded smaller than it is
+ENOUGH = 96  # pixels to the shorter side of an image that is decoded smaller than it is
 LARGE = 1024  # a longer side is first averaged down to this
-REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
-
-
-def first_frame(data):
-    """(ImageFile, grey levels (H, W) uint8 of what is seen first) of an image's bytes. Raises BadImage.
-
-    EXIF rotation is applied, transparency is on white. A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size.
-    """
-    image = parse_image(data)
-    check_size(image)
-    if image.kind == "JPEG":
-        grey = decode_jpeg(data, min(image.width, image.height))
-    elif image.frames:
-        grey = cv2.cvtColor(next(play(image, [0])), cv2.COLOR_RGB2GRAY)
-    else:
-        grey = cv2.cvtColor(on_white(decode(data, image.kind, image.grey_key)), cv2.COLOR_RGB2GRAY)
-    return image, rotate(grey[..., None], image.orientation)[..., 0]
-
-
-def decode_jpeg(data, shorter_side):
-    flag = next((flag for factor, flag in REDUCED.items() if shorter_side >= factor * ENOUGH), cv2.IMREAD_GRAYSCALE)
-    try:
-        grey = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        grey = None
-    if grey is None:
-        raise BadImage(f"corrupt: JPEG data that OpenCV {cv2.__version__} cannot decode")
-    return grey
 
 
 def shrink(grey):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dataloaders.image_file import BadImage, parse_image
+from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file
 
 SETTINGS = (  # longest side in pixels, WebP quality; the best first
     *((256, 65), (224, 60), (192, 55), (168, 50), (144, 45), (128, 40)),
@@ -17,8 +17,6 @@ SETTINGS = (  # longest side in pixels, WebP quality; the best first
 SAMPLE = 64  # images that are tried in order to choose a setting
 MARGIN = 0.95  # of the budget is what the sample may promise to take: all images again would take long
 LONGEST_SHAPE = 3  # of an image which is longer than so many times its width, or wider, the beginning is shown
-MAX_PIXELS = 2**27  # as in training
-REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
 
 def thumbnails(folder, names, budget, progress=True):
@@ -63,16 +61,18 @@ def _make_all(pool, folder, names, setting, progress):
 
 def _thumbnail_or_reason(path, side, quality):
     try:
-        return thumbnail(path.read_bytes(), side, quality)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    except (BadImage, cv2.error) as error:
+        return thumbnail(read_file(path), side, quality)
+    except ImageError as error:
+        return str(error).removeprefix(f"{path}: ")
+    except BadImage as error:
         return str(error)
 
 
 def thumbnail(data, side, quality):
     """The WebP bytes of an image file's bytes, `side` pixels long at most. Raises BadImage."""
-    picture = first_picture(data, side)
+    image = ImageFile(data)
+    longest = min(max(image.width, image.height), LONGEST_SHAPE * min(image.width, image.height))
+    picture = image.first(longest / side, colour=True)
     height, width = picture.shape[:2]
     picture = picture[: LONGEST_SHAPE * width, : LONGEST_SHAPE * height]
     height, width = picture.shape[:2]
@@ -81,28 +81,3 @@ def thumbnail(data, side, quality):
         picture, (max(1, round(scale * width)), max(1, round(scale * height))), interpolation=cv2.INTER_AREA
     )
     return cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
-
-
-def first_picture(data, side):
-    """BGR pixels (H, W, 3), uint8: of an animation the first image; transparency on white, EXIF rotation applied.
-
-    A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if that leaves it longer than `side`.
-    """
-    image = parse_image(data)
-    if image.width * image.height > MAX_PIXELS:
-        raise BadImage(f"{image.width} x {image.height} pixels are too many")
-    flags = cv2.IMREAD_UNCHANGED  # keeps transparency
-    if image.kind in ("JPEG", "BMP"):
-        longest = min(max(image.width, image.height), LONGEST_SHAPE * min(image.width, image.height))
-        flags = next((flag for factor, flag in REDUCED.items() if longest >= factor * side), cv2.IMREAD_COLOR)
-    pixels = cv2.imdecode(np.frombuffer(image.frames[0].data if image.frames else data, np.uint8), flags)
-    if pixels is None:
-        raise BadImage(f"corrupt: {image.kind} data that OpenCV {cv2.__version__} cannot decode")
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    if pixels.ndim == 2:
-        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
-    if pixels.shape[2] == 4:
-        alpha = pixels[..., 3:].astype(np.uint16)
-        pixels = ((pixels[..., :3] * alpha + 255 * (255 - alpha)) // 255).astype(np.uint8)
-    return pixels
