@@ -70,9 +70,7 @@ def _thumbnail_or_reason(path, side, quality):
 
 def thumbnail(data, side, quality):
     """The WebP bytes of an image file's bytes, `side` pixels long at most. Raises BadImage."""
-    image = ImageFile(data)
-    longest = min(max(image.width, image.height), LONGEST_SHAPE * min(image.width, image.height))
-    picture = image.first(longest / side, colour=True)
+    picture = first_picture(data, side)
     height, width = picture.shape[:2]
     picture = picture[: LONGEST_SHAPE * width, : LONGEST_SHAPE * height]
     height, width = picture.shape[:2]
@@ -81,3 +79,10 @@ def thumbnail(data, side, quality):
         picture, (max(1, round(scale * width)), max(1, round(scale * height))), interpolation=cv2.INTER_AREA
     )
     return cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+
+
+def first_picture(data, side):
+    """BGR pixels (H, W, 3), uint8, of what is seen first; a JPEG may be made smaller, but not than `side`."""
+    image = ImageFile(data)
+    longest = min(max(image.width, image.height), LONGEST_SHAPE * min(image.width, image.height))
+    return image.first(longest / side, colour=True)

@@ -433,7 +433,7 @@ def test_failures_are_rows_and_are_retried_alone(images, capsys):
         "unreadable_image": 1,
     }
     broken = rows_of(images)[-1]
-    assert "truncated" in broken["error"] and broken["input_tokens"] is None
+    assert "corrupt" in broken["error"] and broken["input_tokens"] is None
 
 
 def test_tokens_of_all_requests_count(images):
