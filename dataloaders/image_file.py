@@ -151,7 +151,7 @@ class ImageFile:
             self.check_bounds()
             self.orientation = orientation(self.file.info.get("exif"))
             opaque = self.file.mode in FOR_OPENCV.get(self.kind, ()) and "transparency" not in self.file.info
-            self.for_opencv = whole and opaque and self.frames == 1
+            self.for_opencv = whole and opaque and self.frames == 1 and not self.skipped
         self.width, self.height = self.file.size if self.orientation < 5 else self.file.size[::-1]
 
     def check_bounds(self) -> None:
@@ -182,10 +182,11 @@ class ImageFile:
             if (pixels := self.by_opencv(cv2.IMREAD_COLOR_RGB)) is not None:
                 yield turned(pixels, self.orientation)
                 return
-            of_parts = self.kind == "GIF" or self.kind == "PNG" and self.frames > 1
-            for image in (
-                play(self.file, self.size, self.skipped, wanted) if of_parts else whole_frames(self.file, wanted)
-            ):
+            if self.kind == "GIF" or self.kind == "PNG" and self.file.is_animated:
+                shown = play(self.file, self.size, self.skipped, wanted)
+            else:
+                shown = whole_frames(self.file, wanted)
+            for image in shown:
                 yield turned(on_white(image), self.orientation)
 
     def first(self, reduction: float, colour: bool) -> np.ndarray:
