@@ -194,11 +194,12 @@ class ImageFile:
 
         A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as far as `reduction` allows.
         """
-        factor = next((f for f in (8, 4, 2) if self.kind == "JPEG" and f <= reduction), 1)
-        with refusing():
-            pixels = self.by_opencv((REDUCED_COLOUR if colour else REDUCED_GREY)[factor])
-        if pixels is not None:
-            return turned(pixels, self.orientation)
+        if self.kind == "JPEG":
+            factor = next((f for f in (8, 4, 2) if f <= reduction), 1)
+            with refusing():
+                pixels = self.by_opencv((REDUCED_COLOUR if colour else REDUCED_GREY)[factor])
+            if pixels is not None:
+                return turned(pixels, self.orientation)
         (rgb,) = self.pictures([0])
         return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR if colour else cv2.COLOR_RGB2GRAY)
 
