@@ -22,7 +22,11 @@ from util import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_SECONDS = 355
-NEEDED = {"torch": "torch", "numpy": "numpy", "cv2": "opencv-python-headless", "regex": "regex", "tqdm": "tqdm"}
+NEEDED = {  # module: package
+    **{name: name for name in ("torch", "numpy", "regex", "tqdm")},
+    "cv2": "opencv-python-headless",
+    "PIL": "Pillow",
+}
 
 
 @dataclasses.dataclass

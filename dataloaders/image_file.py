@@ -120,7 +120,7 @@ class Pieces(io.BytesIO):
         super().__init__(data)
         self.most = self.left = FREE_PIECES + len(data) // BYTES_PER_PIECE
 
-    def read(self, size=-1, /):
+    def read(self, size: int | None = -1, /) -> bytes:
         if not self.left:
             raise BadImage(f"it is cut into too many frames or blocks: {self.most:,} pieces were read, and no end")
         self.left -= 1
@@ -144,9 +144,10 @@ class ImageFile:
         self.data = data
         with refusing():
             self.file = reader(Pieces(data))
-            if self.kind == "PNG":
+            self.skipped = 0
+            if isinstance(self.file, PngImageFile):
                 scale_transparency(self.file)
-            self.skipped = int(self.kind == "PNG" and self.file.default_image)  # a still for those who know no APNG
+                self.skipped = int(self.file.default_image)  # a still for those who know no APNG
             self.frames = getattr(self.file, "n_frames", 1) - self.skipped
             self.check_bounds()
             self.orientation = orientation(self.file.info.get("exif"))
@@ -182,8 +183,8 @@ class ImageFile:
             if (pixels := self.by_opencv(cv2.IMREAD_COLOR_RGB)) is not None:
                 yield turned(pixels, self.orientation)
                 return
-            if self.kind == "GIF" or self.kind == "PNG" and self.file.is_animated:
-                shown = play(self.file, self.size, self.skipped, wanted)
+            if isinstance(self.file, GifImageFile) or isinstance(self.file, PngImageFile) and self.file.is_animated:
+                shown: Iterator[Image.Image] = play(self.file, self.size, self.skipped, wanted)
             else:
                 shown = whole_frames(self.file, wanted)
             for image in shown:
@@ -252,11 +253,11 @@ def orientation(exif: bytes | None) -> int:
     """The orientation (1 to 8) in an EXIF block; 1 if it has none or is broken, as viewers do."""
     block = Image.Exif()
     try:
-        block.load(exif)
+        block.load(exif or b"")
         found = block.get(0x112)
     except Exception:  # as many as in refusing()
         return 1
-    return found if found in range(1, 9) else 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def whole_frames(file: PillowFile, wanted: list[int]) -> Iterator[Image.Image]:
@@ -274,7 +275,9 @@ def play(
     """
     canvas = Image.new("RGB", size, "white")
     for index in range(wanted[-1] + 1):
-        part, box, blend, dispose = next_part(file, index + skipped)
+        part, box, blend, dispose = (
+            gif_part(file, index) if isinstance(file, GifImageFile) else png_part(file, index + skipped)
+        )
         before = canvas.crop(box) if dispose == RESTORE else "white"
         if not blend:
             canvas.paste("white", box)
@@ -285,13 +288,19 @@ def play(
             canvas.paste(before, box)
 
 
-def next_part(file, index):
-    """(RGBA part, its place, whether it is painted over what is there, what becomes of it) of a frame."""
-    if file.format == "PNG":
-        file.seek(index)
-        file.blend_op = file.dispose_op = 0  # Pillow's own composition
-        box = file.info["bbox"]
-        return eight_bits(file.crop(box)).convert("RGBA"), box, file.info["blend"] == 1, file.info["disposal"]
+Part = tuple[Image.Image, tuple[int, int, int, int], bool, int]  # RGBA, its place, painted over what is there?, KEEP, …
+
+
+def png_part(file: PngImageFile, index: int) -> Part:
+    """A frame of an APNG, without what is there before."""
+    file.seek(index)
+    file.blend_op = file.dispose_op = 0  # Pillow's own composition
+    box = file.info["bbox"]
+    return eight_bits(file.crop(box)).convert("RGBA"), box, file.info["blend"] == 1, file.info["disposal"]
+
+
+def gif_part(file: GifImageFile, index: int) -> Part:
+    """A frame of a GIF, without what is there before; the frames are asked for in order."""
     if index != file.tell():
         file.disposal_method = 0  # which Pillow would take from the frame before, if this one does not say
         file.seek(index)
@@ -299,13 +308,13 @@ def next_part(file, index):
             raise BadImage(
                 f"{file.width} x {file.height} pixels are too many; at most {MAX_CANVAS:,} are read of a GIF"
             )
-    box = file.dispose_extent
+    left, top, right, bottom = map(int, file.dispose_extent or (0, 0, *file.size))
+    part = file.crop((left, top, right, bottom)).convert("RGBA")
     dispose = {2: CLEAR, 3: RESTORE, 4: RESTORE}.get(file.disposal_method, KEEP)  # 4: as browsers do
-    part = file.crop(box).convert("RGBA")
     file.dispose = None
     file.im, file._mode = Image.new("RGBA", file.size).im, "RGBA"  # what Pillow paints the next one over
     file.info.pop("transparency", None)
-    return part, box, True, dispose
+    return part, (left, top, right, bottom), True, dispose
 
 
 def on_white(image: Image.Image) -> np.ndarray:

@@ -17,6 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 
+@pytest.fixture(scope="module")
+def browser():
+    from tests.browser import launched
+
+    with launched() as browser:
+        yield browser
+
+
 @pytest.fixture(scope="session")
 def published_tokenizer():
     """OpenAI's SimpleTokenizer, loaded alone: the package around it imports torchvision."""

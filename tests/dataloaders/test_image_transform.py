@@ -21,9 +21,9 @@ from benchmarks import image_loading
 from benchmarks.image_loading import draw_photograph
 from dataloaders import image_file, image_transform
 from dataloaders.image_transform import ImageError, load_image, normalise, read_frames, resize
-from tests import animations
-from tests.animations import CLEAR, KEEP, RESTORE, Part, png_chunk
 from tests.conftest import ROOT
+from tests.dataloaders import animations
+from tests.dataloaders.animations import CLEAR, KEEP, RESTORE, Part, png_chunk
 
 TEMPLATES = ROOT.parent / "shared" / "data" / "imgflip" / "templates"
 

@@ -1,24 +1,16 @@
 """The report in a real browser, headless and offline: what a reader sees, clicks, types and prints."""
 
 import json
-import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from scripts.report import main
+from tests.browser import needs_browser
 from tests.scripts.report_runs import evaluation, loss, read_rows, relevance_of, slow_ranks, write_community, write_run
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no browser: none of {', '.join(NAMES)} is on PATH")
-
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--disable-quic"),
-)
+pytestmark = needs_browser
 HOSTILE = [
     "</script><script>window.hacked = 1</script>",
     '<img src=x onerror="window.hacked = 2"> \'"`',
@@ -70,14 +62,6 @@ def runs(tmp_path_factory):
     main([str(folders[0]), "--out", str(root / "one.html")])
     main([*map(str, folders), "--out", str(root / "two.html")])
     return community, root, relevance, scores
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dataloaders.image_transform import read_frames
-from tests import animations
-from tests.test_report_browser import CHROMIUM, browser, pytestmark  # noqa: F401  the fixture, and when to skip
+from tests.browser import needs_browser
+from tests.dataloaders import animations
 
+pytestmark = needs_browser
 FILES = 40
 TYPES = {"GIF": "image/gif", "PNG": "image/png", "WEBP": "image/webp"}
 FRAMES = """async ([data, type]) => {
@@ -29,7 +30,7 @@ FRAMES = """async ([data, type]) => {
 
 
 @pytest.fixture(scope="module")
-def frames_in_chromium(browser):  # noqa: F811
+def frames_in_chromium(browser):
     page = browser.new_page()
     page.route("https://images.test/", lambda route: route.fulfill(body="<p>"))  # ImageDecoder wants https
     page.goto("https://images.test/")
