@@ -143,7 +143,8 @@ class ImageFile:
             whole = data.endswith(b"\xff\xd9")  # else OpenCV may fill what is missing with grey, without a sign
         self.data = data
         with refusing():
-            self.file = reader(Pieces(data))
+            # a small file has few pieces anyway, and io.BytesIO is faster
+            self.file = reader(Pieces(data) if len(data) > FREE_PIECES else io.BytesIO(data))
             self.skipped = 0
             if isinstance(self.file, PngImageFile):
                 scale_transparency(self.file)
