@@ -722,7 +722,6 @@ HOSTILE = {  # file, reason
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.filterwarnings("ignore:Image size")  # as image_file.py does, but pytest resets that
 def test_what_would_take_long_or_much_memory_is_refused_at_once(tmp_path, name):
     data, reason = HOSTILE[name][0](), HOSTILE[name][1]
     (tmp_path / "file").write_bytes(data)
