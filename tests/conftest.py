@@ -33,3 +33,11 @@ def published_tokenizer():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.SimpleTokenizer()
+
+
+@pytest.fixture
+def no_saved_progress(monkeypatch):
+    """No checkpoint_last.pt, which is written twice an epoch: of many short epochs that is most of the time."""
+    from engine.train_loop import Trainer
+
+    monkeypatch.setattr(Trainer, "_save_progress", lambda *_: None)

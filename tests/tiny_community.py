@@ -2,19 +2,23 @@
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import logging
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
 import torch
 
 from engine.arguments import parse_arguments
+from modules import tokenizer
 from modules.backbones.openai import CLIP, ClipSizes
 from util import set_seed
 
+read_vocabulary = functools.cache(tokenizer.read_vocabulary)  # once for all runs of a process
 COLOURS = {  # RGB
     "red": (230, 20, 20),
     "green": (20, 200, 30),
@@ -172,7 +176,11 @@ def run(argv):
     from main_task_retrieval import main
 
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        mock.patch.object(tokenizer, "read_vocabulary", read_vocabulary),
+    ):
         try:
             code = main(argv)
         except SystemExit as stop:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 
 import numpy as np
@@ -65,7 +64,7 @@ def scores_on_test(folder):
     return read_json(folder / "metrics.json")["test"]
 
 
-def test_a_small_set_is_learned_by_heart(place):
+def test_a_small_set_is_learned_by_heart(place, no_saved_progress):
     small = draw_community(place.folder / "small", train=2, val=1, test=1)
     train_csv = str(small / "train.csv")
     argv = place.flags("by heart", "--epochs", "30", "--lr", "2e-3", "--batch_size", "24")
@@ -468,11 +467,8 @@ def test_evaluation_does_not_spoil_the_record_of_the_training_in_its_folder(trai
 
 @pytest.fixture
 def large(tmp_path):
-    """A folder for files of gigabytes, and all cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count())
+    """A folder for files of gigabytes."""
     yield tmp_path
-    torch.set_num_threads(before)
     shutil.rmtree(tmp_path)
 
 

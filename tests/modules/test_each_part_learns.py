@@ -11,6 +11,7 @@ import pytest
 
 from tests.tiny_community import COLOURS, COLUMNS, TINY, read_json, run, write_clip, write_csv, write_image
 
+pytestmark = pytest.mark.usefixtures("no_saved_progress")
 WORDS = ("happy", "sad", "angry", "bored", "proud", "scared")
 MEMES = 16  # of each word
 
