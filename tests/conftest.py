@@ -15,6 +15,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and f
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+LONGEST = ("test_train_loop", "test_distributed", "test_resume", "test_reproduce", "test_each_part_learns")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first: else one process may end long after the others."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="module")

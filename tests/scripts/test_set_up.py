@@ -319,6 +319,7 @@ def test_pytests_status_is_the_status(machine, status):
     assert machine.script("run_tests.sh", "tests/a b.py", "-x").returncode == int(status)
     assert machine.calls("pytest")[-1] == ["-m", "pytest", "tests/a b.py", "-x"]
     assert machine.run("bash", str(machine.root / ".ci" / "run")).returncode == int(status)
+    assert machine.calls("pytest")[-1][:4] == ["-m", "pytest", "--numprocesses", "auto"]
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
