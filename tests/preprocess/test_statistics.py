@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import cv2
 import imagehash
@@ -18,6 +19,7 @@ from PIL import Image
 from dataloaders.meme_records import Meme, read_splits
 from preprocess import statistics
 from preprocess.comparing.image_facts import image_facts
+from preprocess.measuring import plots
 from preprocess.measuring.number_tables import aligned, display_width, latex, latex_table, markdown, wrapped
 from preprocess.measuring.quality import (
     compared_texts,
@@ -80,11 +82,15 @@ def clean(tmp_path):
 
 
 def run(maker, *flags):
-    """The exit code and the report; the results lie beside the community, which is found in the present folder."""
+    """The exit code and the report; the results lie beside the community, which is found in the present folder.
+
+    The plots are made, but not drawn as pictures, which would take longer than all else.
+    """
     maker.write()
     out, code = maker.folder.parent / "out", 0
     try:
-        statistics.main([str(maker.folder), "--out", str(out), *flags])
+        with mock.patch.object(plots, "_save"):
+            statistics.main([str(maker.folder), "--out", str(out), *flags])
     except SystemExit as error:
         code = BAD_EXIT if isinstance(error.code, str) else error.code
     return code, json.loads((out / "statistics.json").read_text(encoding="utf-8"))["communities"]["memes"]
