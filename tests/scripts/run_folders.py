@@ -1,20 +1,36 @@
-"""Folders of finished runs with made-up scores, as main_task_retrieval.py leaves them, but in no time."""
+"""Folders of finished runs with made-up scores, as main_task_retrieval.py leaves them, but in no time.
+
+`write_run` is for tests that compare methods, of whose scores the size of the noise matters; `write_run_on` for those
+of the report, which has a community with texts and images and scores that a test chooses.
+"""
 
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 import metrics
 from engine.arguments import build_parser, with_method
 from engine.methods import METHODS
 from evaluation.query_record import QueryRecord
+from tests.tiny_community import read_csv, write_csv
+from util import sha256_of
 
 QUERIES, MEMES = 30, 90
 SETTINGS = {
     **{"epochs": 12, "batch_size": 64, "lr": 1e-3, "coef_lr": 1.0, "pretrained_clip_name": "ViT-tiny/8"},
     "emotion_encoder": "learned",
 }
+PATHS = {"data_path": None, "test_csv": None, "features_path": None, "output_dir": "elsewhere"}
+DEFAULTS = {
+    **{"seed": 0, "datatype": "custom", "fusion": "learned", "co_train": "joint", "branches": "qi_qc"},
+    **{"emotion_fusion": "channel", "emotion_encoder": "clip", "interaction": "wti", "epochs": 4, "lr": 1e-4},
+    **{"method": None, "skip_bad_images": False, "do_train": True, "do_eval": False, "loss_weights": [1.0, 1.0, 1.0]},
+}
+
+
+# --- runs of methods ---------------------------------------------------------------------------------------------
 
 
 def settings_of(method, folder, seed):
@@ -46,64 +62,173 @@ def write_run(root, community, method, seed=0, quality=1.0, relevance=None, fini
     args.json and of what run.json says of the code and of the data.
     """
     folder = Path(root) / community / method / f"seed_{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
     settings = settings_of(method, folder, seed) | more.pop("settings", {})
-    code = {"version": "c0de" * 16, "commit": "abcdef" * 6 + "abcd"} | more.pop("code", {})
     data = {split: {"csv": f"{split} of {community}", "images": None} for split in ("train", "val", "test")}
-    data |= more.pop("data", {})
-    write_object(folder / "args.json", settings)
-    write_object(folder / "run.json", {"command": "python", "code": code, "data": data})
+    code = {"version": "c0de" * 16, "commit": "abcdef" * 6 + "abcd"}
+    start(folder, settings, code | more.pop("code", {}), data | more.pop("data", {}))
     if not finished:
         return folder
     relevance = relevance or relevance_of()
     if scores is None:
         scores = np.random.default_rng([seed, *method.encode()]).normal(size=relevance.shape)
         scores[relevance.query, relevance.meme] += quality
-    record = record_of(relevance, scores)
-    record.save(folder)
-    own = metrics.average(*record.values())
-    random = metrics.random_expectation(relevance)
-    results = {
-        "command": "python",
-        "seed": seed,
-        "device": "CPU, 2 threads",
-        "processes": 1,
-        "versions": {},
+    training = {
         "best epoch": {"stage": "joint", "epoch": 3 + seed, "val": {"mAP": 40.0}},
         "alpha": {"mean": 0.6 + 0.1 * seed, "min": 0.6 + 0.1 * seed, "max": 0.6 + 0.1 * seed},
         "alpha by a grid on val": {"alpha": 0.5 + 0.02 * seed, "val_mAP": 41.5},
-        "test": {
-            "scores": {"fused": {"query_to_meme": {"metrics": own, "intervals": {}}}},
-            "random": {"query_to_meme": {"metrics": random}},
-            "alpha": None,
-            "queries": relevance.shape[0],
-            "memes": relevance.shape[1],
-            "relevant pairs": len(relevance.query),
-        },
-        "counts": {},
         "seconds": {"training": 1000.0 + 500 * seed, "evaluation on val": 40.0, "all": 1100.0},
         "records/s": 250.5,
         "parameters": {"all": 12_345_678, "trained": 10_000_000},
         "peak memory (MiB)": {"host": 2048},
     }
-    write_object(folder / "metrics.json", results | more)
+    finish(folder, relevance, {"fused": scores}, {"seed": seed} | training | more, intervals=False)
     return folder
 
 
-def record_of(relevance, scores):
-    best = np.argsort(-scores, axis=1)[:, :10]
-    return QueryRecord(
-        topic_ids=np.array([f"t{i}" for i in range(relevance.shape[0])]),
-        image_ids=np.array([f"m{i}" for i in range(relevance.shape[1])]),
+# --- communities, and runs on them -------------------------------------------------------------------------------
+
+
+def write_community(folder, queries, memes, pairs):
+    """A folder with test.csv and images/. queries: texts; memes: dicts with some of the columns captions, emotions
+    (lists) and text; pairs: (query, meme), sorted by the first appearance of both. Returns the folder.
+    """
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(len(memes)):
+        picture = np.full((40, 50, 3), rng.integers(0, 256, 3), np.uint8)
+        assert cv2.imwrite(str(folder / "images" / f"{number}.png"), picture)
+    for query, meme in pairs:
+        cells = memes[meme]
+        rows.append(
+            {
+                **{"image_id": cells.get("image_id", f"m{meme}"), "image": f"{meme}.png", "topic_id": f"t{query}"},
+                **{"query": queries[query], "text": cells.get("text", "")},
+                "captions": json.dumps(cells.get("captions", ["a picture"])),
+                "emotions": json.dumps(cells.get("emotions", [])),
+            }
+        )
+    write_csv(folder / "test.csv", rows)
+    return folder
+
+
+def community_relevance(community):
+    """(topic ids, image ids, metrics.Relevance) of a folder's test.csv, in order of first appearance."""
+    rows = read_csv(community / "test.csv")
+    topics, images = ([*dict.fromkeys(row[column] for row in rows)] for column in ("topic_id", "image_id"))
+    pairs = [(topics.index(row["topic_id"]), images.index(row["image_id"])) for row in rows]
+    return topics, images, metrics.Relevance(*np.array(pairs).T, (len(topics), len(images)))
+
+
+def write_run_on(folder, community, scores, alpha=None, words=None, evaluations=(), losses=(), changes=None, **args):
+    """A finished run's folder. scores: {score: (Q, M)}, `fused` among them. alpha: (Q,); words: as in QueryRecord;
+    changes: of metrics.json; args: of args.json.
+    """
+    topics, images, relevance = community_relevance(community)
+    data = {"test": {"csv": sha256_of(community / "test.csv"), "images": "of the images"}}
+    code = {"version": "0123456789abcdef" * 4, "commit": None}
+    start(folder, DEFAULTS | PATHS | {"data_path": str(community)} | args, code, data)
+    if evaluations:
+        write_lines(folder / "metrics.jsonl", evaluations)
+        write_lines(folder / "losses.jsonl", losses)
+    own = {"seed": args.get("seed", 0)}
+    if alpha is not None:
+        own["alpha"] = {"mean": np.mean(alpha), "min": min(alpha), "max": max(alpha)}
+    if "fused_val_alpha" in scores:
+        own["alpha by a grid on val"] = {"alpha": 0.4, "val_mAP": 50.0}
+    finish(folder, relevance, scores, own | (changes or {}), topics, images, alpha, words)
+    return folder
+
+
+def evaluation(stage, epoch, step, alpha=None, **mean_precision):
+    """A line of metrics.jsonl; mean_precision: {score: mAP}, of which the other metrics are made."""
+
+    def of(value):
+        others = dict.fromkeys(metrics.METRICS, value / 2)
+        return {direction: {"metrics": others | {"mAP": value}} for direction in ("query_to_meme", "meme_to_query")}
+
+    spread = None if alpha is None else {"mean": alpha, "min": alpha - 0.1, "max": alpha + 0.2}
+    place = {"split": "val", "stage": stage, "epoch": epoch, "step": step}
+    return place | {
+        "losses": {},
+        "alpha": spread,
+        "scores": {name: of(value) for name, value in mean_precision.items()},
+    }
+
+
+def loss(stage, epoch, step, alpha=None, **losses):
+    """A line of losses.jsonl."""
+    place = {"stage": stage, "epoch": epoch, "step": step}
+    return place | {"losses": losses, "alpha": alpha, "lr": {"new": 1e-4}, "records/s": 10.0}
+
+
+# --- what both have ----------------------------------------------------------------------------------------------
+
+
+def slow_ranks(scores, relevance):
+    """((Q, M) ranks, (P,) ranks of the relevant pairs): a plain sort; in a tie what is not relevant comes first."""
+    relevant = np.zeros(relevance.shape, bool)
+    relevant[relevance.query, relevance.meme] = True
+    ranks = np.zeros(relevance.shape, np.int64)
+    for query, row in enumerate(scores):
+        order = sorted(range(len(row)), key=lambda meme: (-row[meme], relevant[query, meme], meme))
+        ranks[query, order] = np.arange(1, len(row) + 1)
+    return ranks, ranks[relevance.query, relevance.meme]
+
+
+def start(folder, settings, code, data):
+    """What a run writes before it trains."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_object(folder / "args.json", settings)
+    write_object(folder / "run.json", {"command": "python", "code": code, "data": data})
+
+
+def finish(folder, relevance, scores, changes, topics=None, images=None, alpha=None, words=None, intervals=True):
+    """What a run leaves in the end; changes: of metrics.json."""
+    ranks = {score: slow_ranks(matrix, relevance) for score, matrix in scores.items()}
+    best = np.argsort(ranks["fused"][0], axis=1)[:, :10]
+    record = QueryRecord(
+        topic_ids=np.array(topics or [f"t{i}" for i in range(relevance.shape[0])]),
+        image_ids=np.array(images or [f"m{i}" for i in range(relevance.shape[1])]),
         relevance=relevance,
-        ranks={"fused": metrics.relevant_ranks(scores, relevance)},
+        ranks={score: of_pairs for score, (_, of_pairs) in ranks.items()},
         best_meme=best,
-        best_scores={"fused": np.take_along_axis(scores, best, axis=1)},
-        best_ranks={"fused": np.broadcast_to(np.arange(1, 11), best.shape)},
-        alpha=np.zeros(0),
-        words=[[] for _ in range(relevance.shape[0])],
+        best_scores={score: np.take_along_axis(matrix, best, axis=1) for score, matrix in scores.items()},
+        best_ranks={score: np.take_along_axis(of_all, best, axis=1) for score, (of_all, _) in ranks.items()},
+        alpha=np.array([] if alpha is None else alpha),
+        words=words or [[] for _ in range(relevance.shape[0])],
     )
+    record.save(folder)
+    write_object(folder / "metrics.json", results_of(record, relevance, intervals) | changes)
+
+
+def results_of(record, relevance, intervals):
+    """metrics.json; the numbers of the direction meme to query are the other one's, which no test minds."""
+    entries = {}
+    for score in record.ranks:
+        names, values = record.values(score)
+        entry = {"metrics": metrics.average(names, values), "intervals": {}}
+        if intervals:
+            entry["intervals"] = metrics.bootstrap_intervals(names, values)
+        entries[score] = {"query_to_meme": entry, "meme_to_query": entry}
+    chance = {"metrics": metrics.random_expectation(relevance)}
+    return {
+        **{"command": "python main_task_retrieval.py", "seed": 0, "device": "CPU, 2 threads", "processes": 1},
+        **{"versions": {"python": "3.11.7", "numpy": "2.4.6"}, "counts": {}},
+        **{"best epoch": None, "alpha": None, "alpha by a grid on val": None, "records/s": None},
+        "test": {
+            **{"scores": entries, "random": {"query_to_meme": chance, "meme_to_query": chance}, "alpha": None},
+            **{"queries": relevance.shape[0], "memes": relevance.shape[1], "relevant pairs": len(relevance.query)},
+        },
+        "seconds": {"training": None, "evaluation on val": None, "all": 65.0},
+        "parameters": {"all": 1234567, "trained": 1000000},
+        "peak memory (MiB)": {"host": 512},
+    }
 
 
 def write_object(path, value):
     path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_lines(path, values):
+    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")

@@ -8,7 +8,8 @@ import pytest
 
 from scripts.report import main
 from tests.browser import needs_browser
-from tests.scripts.report_runs import evaluation, loss, read_rows, relevance_of, slow_ranks, write_community, write_run
+from tests.scripts.run_folders import community_relevance, evaluation, loss, slow_ranks, write_community, write_run_on
+from tests.tiny_community import read_csv
 
 pytestmark = needs_browser
 HOSTILE = [
@@ -39,7 +40,7 @@ def runs(tmp_path_factory):
     ]
     pairs = [(n // 3, n) for n in range(len(memes))]
     community = write_community(root / "community", QUERIES, memes, pairs)
-    _, _, relevance = relevance_of(community)
+    _, _, relevance = community_relevance(community)
     relevant = np.zeros(relevance.shape)
     relevant[relevance.query, relevance.meme] = 1
     scores = {}
@@ -56,7 +57,7 @@ def runs(tmp_path_factory):
     }
     alpha = [0.5] * len(QUERIES)
     folders = [
-        write_run(root / name, community, scores[name], alpha, words, emotion_fusion=fusion, **curve)
+        write_run_on(root / name, community, scores[name], alpha, words, emotion_fusion=fusion, **curve)
         for name, fusion in (("first", "channel"), ("second", "none"))
     ]
     main([str(folders[0]), "--out", str(root / "one.html")])
@@ -103,7 +104,7 @@ def all_pages(page):
 def emotion_of(community):
     """{query: its most frequent emotion word, or none}, from the CSV."""
     words = {}
-    for row in read_rows(community):
+    for row in read_csv(community / "test.csv"):
         words.setdefault(int(row["topic_id"][1:]), []).extend(json.loads(row["emotions"]))
     counts = {query: Counter(sorted(of_query)) for query, of_query in words.items()}
     return {query: max(count, key=count.get) if count else "none" for query, count in counts.items()}

@@ -21,18 +21,9 @@ from scripts.reporting.shown_runs import read_runs, unusual_flags
 from scripts.reporting.tested_community import read_community
 from scripts.reporting.thumbnails import first_picture, thumbnails
 from tests.conftest import ROOT
-from tests.scripts.report_runs import (
-    PATHS,
-    embedded_data,
-    evaluation,
-    loss,
-    parsed,
-    read_rows,
-    relevance_of,
-    write_community,
-    write_rows,
-    write_run,
-)
+from tests.scripts.parsed_page import embedded_data, parsed
+from tests.scripts.run_folders import PATHS, community_relevance, evaluation, loss, write_community, write_run_on
+from tests.tiny_community import read_csv, write_csv
 from util import InputError
 
 QUERIES = ["when the bus is late", "early birds", "好笑的猫", "🙃"]
@@ -66,7 +57,7 @@ TWO_BRANCHES = {"qi": QI, "qc": QC, "fused": FUSED, "fused_val_alpha": BY_VAL}
 
 def write_small_run(folder, community, ranks=TWO_BRANCHES, **more):
     scores = {name: scores_with(of_score) for name, of_score in ranks.items()}
-    return write_run(folder, community, scores, alpha=[0.5] * 4 if len(ranks) > 1 else None, **more)
+    return write_run_on(folder, community, scores, alpha=[0.5] * 4 if len(ranks) > 1 else None, **more)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +138,7 @@ def test_orders_of_the_queries(page):
 def test_very_long_texts_and_many_captions_are_shortened(tmp_path):
     memes = [{"captions": ["x" * 3000, *"abcdefgh"], "text": "y" * 3000}]
     data_folder = write_community(tmp_path / "data", ["z" * 2000], memes, [(0, 0)])
-    run = write_run(tmp_path / "run", data_folder, {"fused": np.ones((1, 1), np.float32)})
+    run = write_run_on(tmp_path / "run", data_folder, {"fused": np.ones((1, 1), np.float32)})
     _, root, data = report(run, out=tmp_path / "page.html")
     assert data["queries"][0]["text"] == "z" * 2000
     captions = data["memes"][0]["captions"]
@@ -239,7 +230,7 @@ class Meme:
 
 
 def test_a_querys_emotion_is_the_most_frequent_word_of_its_memes(community):
-    _, _, relevance = relevance_of(community)
+    _, _, relevance = community_relevance(community)
     memes = [Meme() for _ in range(16)]
     memes[0], memes[1] = Meme("sad", "sad", "joy"), Meme("joy", "fear")  # a tie: joy is first by alphabet
     memes[2], memes[3] = Meme("none", "none", "fear"), Meme("unknown", "unknown")
@@ -254,7 +245,7 @@ def test_rare_emotions_share_a_group(tmp_path):
     folder = write_community(
         tmp_path / "many", [f"query {n}" for n in range(30)], [{}] * 30, [(n, n) for n in range(30)]
     )
-    labels, group = by_emotion(memes, relevance_of(folder)[2])
+    labels, group = by_emotion(memes, community_relevance(folder)[2])
     named = sorted(sorted(set(words)), key=lambda word: -words.count(word))[:12]
     assert labels == [*named, "other words", "none"]
     assert [labels[index] for index in group] == [word if word in named else "other words" for word in words]
@@ -280,7 +271,7 @@ def test_numbers_are_grouped_up_to_the_bounds():
     ],
 )
 def test_length_of_a_query(query, words, community):
-    _, _, relevance = relevance_of(community)
+    _, _, relevance = community_relevance(community)
     length = groupings([query] * 4, [Meme()] * 16, relevance)[2]
     assert length.labels == [words]
 
@@ -435,7 +426,7 @@ def test_curves_of_staged_training_follow_each_other(community, tmp_path):
 def test_alpha_of_each_query(community, tmp_path):
     alpha = [0.2, 0.25, 0.4, 0.4]
     scores = {name: scores_with(ranks) for name, ranks in TWO_BRANCHES.items()}
-    run = write_run(
+    run = write_run_on(
         *(tmp_path / "run", community, scores, alpha),
         evaluations=[evaluation("joint", 1, 4, 0.5, qi=10, qc=10, fused=10)],
         losses=[loss("joint", 1, 4, None, total=3, fused=1, qi=1, qc=1)],
@@ -565,7 +556,7 @@ def test_texts_from_data_are_texts(tmp_path):
     scores = {name: np.eye(4, dtype=np.float32)[::-1] for name in ("qi", "qc", "fused", "fused_val_alpha")}
     scores["qi"] = np.eye(4, dtype=np.float32)
     words = [[(text, 1.0)] for text in HOSTILE]
-    run = write_run(tmp_path / "<b> & 'run'", data_folder, scores, [0.5] * 4, words, method=None, note=HOSTILE[0])
+    run = write_run_on(tmp_path / "<b> & 'run'", data_folder, scores, [0.5] * 4, words, method=None, note=HOSTILE[0])
     text, root, data = report(run, out=tmp_path / "page.html")
     assert [query["text"] for query in data["queries"]] == HOSTILE
     assert [query["runs"][0]["words"][0][0] for query in data["queries"]] == HOSTILE
@@ -618,7 +609,7 @@ def test_4000_memes_make_less_than_20_mb(tmp_path, monkeypatch):
         else:
             path.hardlink_to(path.with_stem(str(number % 20)))
     scores = np.kron(np.eye(400), np.ones((1, 10))) + np.linspace(0, 0.5, 4000)
-    run = write_run(tmp_path / "run", data_folder, {"fused": scores.astype(np.float32)})
+    run = write_run_on(tmp_path / "run", data_folder, {"fused": scores.astype(np.float32)})
     out = tmp_path / "page.html"
     main([str(run), "--out", str(out)])
     assert 10e6 < out.stat().st_size < 20e6
@@ -720,20 +711,20 @@ def test_data_that_have_moved(folder, community, tmp_path, capsys):
 
 
 def test_a_changed_csv_is_told(folder, community, tmp_path, capsys):
-    rows = read_rows(community)
+    rows = read_csv(community / "test.csv")
     rows[0]["captions"] = '["another caption"]'
-    write_rows(tmp_path / "test.csv", rows)
+    write_csv(tmp_path / "test.csv", rows)
     _, root, _ = report(folder, "--test_csv", tmp_path / "test.csv", out=tmp_path / "page.html")
     assert "test.csv is not the same file" in root.one("p", class_="note").text
     assert "note: test.csv is not the same file" in capsys.readouterr().out
 
 
 def test_a_csv_of_other_data_is_refused(folder, community, tmp_path):
-    rows = read_rows(community)
+    rows = read_csv(community / "test.csv")
     [run] = read_runs([folder])
 
     def message(changed):
-        write_rows(tmp_path / "test.csv", changed)
+        write_csv(tmp_path / "test.csv", changed)
         with pytest.raises(InputError) as raised:
             read_community([run], test_csv=tmp_path / "test.csv")
         return str(raised.value)
@@ -751,14 +742,14 @@ def test_a_run_without_bad_images_goes_with_the_whole_csv(community, tmp_path):
     """--skip_bad_images leaves out a meme, and with its last meme a topic."""
     less = tmp_path / "less"
     (less / "images").mkdir(parents=True)
-    rows = read_rows(community)
-    write_rows(less / "test.csv", [row for row in rows if row["image_id"] not in ("m2", "m15")])
+    rows = read_csv(community / "test.csv")
+    write_csv(less / "test.csv", [row for row in rows if row["image_id"] not in ("m2", "m15")])
     scores = np.delete(np.delete(scores_with(FUSED), 3, axis=0), [2, 15], axis=1)
-    run = write_run(tmp_path / "run", less, {"fused": scores}, skip_bad_images=True)
+    run = write_run_on(tmp_path / "run", less, {"fused": scores}, skip_bad_images=True)
     _, _, data = report(run, "--data_path", community, out=tmp_path / "page.html")
     assert [query["text"] for query in data["queries"]] == QUERIES[:3]
     assert {meme["id"] for meme in data["memes"]} <= {f"m{n}" for n in range(16)} - {"m2", "m15"}
-    strict = write_run(tmp_path / "strict", less, {"fused": scores})
+    strict = write_run_on(tmp_path / "strict", less, {"fused": scores})
     with pytest.raises(InputError, match="distinct topic_ids"):
         read_community(read_runs([strict]), data_path=community)
 
@@ -781,7 +772,7 @@ def test_unfinished_and_wrong_folders(folder, community, tmp_path, capsys):
 
 
 def test_runs_of_other_queries_or_memes_are_not_compared(folder, community, tmp_path, capsys):
-    rows = read_rows(community)
+    rows = read_csv(community / "test.csv")
     changes = {
         "queries": [row | {"topic_id": "T1"} if row["topic_id"] == "t1" else row for row in rows],
         "memes": [row | {"image_id": "M5"} if row["image_id"] == "m5" else row for row in rows],
@@ -789,7 +780,7 @@ def test_runs_of_other_queries_or_memes_are_not_compared(folder, community, tmp_
     for what, changed in changes.items():
         other = tmp_path / what
         (other / "images").mkdir(parents=True)
-        write_rows(other / "test.csv", changed)
+        write_csv(other / "test.csv", changed)
         run = write_small_run(tmp_path / f"run of other {what}", other)
         message = error(capsys, folder, run)
         assert f"the {what} of the test split are not those of {folder}" in message
