@@ -38,6 +38,7 @@ def _enter(target, arguments, log, environment):
     for stream in (1, 2):
         os.dup2(file, stream)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # the user's: else loader processes outlive a run that is killed
     try:
         code = target(*arguments)
     except BaseException:
