@@ -7,8 +7,6 @@ them, its ratio to plain decoding in the same run, and the peak memory of the pr
 """
 
 import argparse
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.machine import peak_memory_mib
 from dataloaders.image_transform import RESIZE_MODES, load_image
 
 TARGET = 224  # CLIP ViT-B/32's input
@@ -65,11 +64,6 @@ def images_per_second(load, paths):
             load(path)
         best = min(best, time.perf_counter() - start)
     return len(paths) / best
-
-
-def peak_memory_mib():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def main(argv=None):
