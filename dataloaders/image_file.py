@@ -10,7 +10,6 @@ import os
 import re
 import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,16 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from dataloaders.image_bytes import (
+    BYTES_PER_PIECE,
+    FREE_PIECES,
+    BadImage,
+    Pieces,
+    check_rows,
+    essential_chunks,
+    essential_segments,
+    up_to_its_length,
+)
 from util import InputError
 
 READERS = {  # kind: (how its files begin, what reads them)
@@ -33,10 +42,9 @@ READERS = {  # kind: (how its files begin, what reads them)
     "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
     "GIF": (rb"GIF8[79]a", GifImageFile),
     "WebP": (rb"RIFF....WEBP", WebPImageFile),
-    "BMP": (rb"BM", BmpImageFile),
+    "BMP": (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", BmpImageFile),  # and a known size of its header
     "AVIF": (rb"....ftyp(avi[fs]|m[is]f1)", AvifImageFile),
 }
-PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND"}  # that say what is seen
 
 MAX_BYTES = 2**29
 MAX_PIXELS = 2**27  # 384 MiB in RGB
@@ -45,12 +53,11 @@ MAX_SIDE = 2**20  # OpenCV's own limit
 MAX_CANVAS = 2**24
 # All frames before a wanted one have to be painted. 2**29 pixels are 258 frames of 1920 x 1080 and take up to 15 s.
 MAX_FRAMES, MAX_PAINTED = 10_000, 2**29
-MAX_SCANS = 1000  # of a progressive JPEG, each over all its pixels, which takes up to 10 s
-# Pillow goes through a file's structure in small pieces: a GIF's blocks of up to 255 bytes, some three times.
-FREE_PIECES, BYTES_PER_PIECE = 2**18, 32
+MAX_SCANNED = 2**31  # pixels of all scans of a JPEG, each over all its pixels, which takes up to 20 s
+BYTES_PER_PIECE_OF = {"BMP": 1}  # where it is packed
 
 FOR_OPENCV = {"JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "L"), "WebP": ("RGB",)}  # Pillow's names of their modes
-ROWS = 256  # that are made RGB at a time
+BAND = 2**18  # pixels that are made RGB at a time
 KEEP, CLEAR, RESTORE = range(3)  # what becomes of a frame's area before the next frame
 REDUCED_GREY = {
     1: cv2.IMREAD_GRAYSCALE,
@@ -70,10 +77,7 @@ if hasattr(cv2, "setLogLevel"):  # OpenCV 4
 else:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 warnings.filterwarnings("ignore", module=r"PIL\.")  # once, here: to do it around a call would not be thread-safe
-
-
-class BadImage(ValueError):
-    """The file is not a whole image, or too large a one; the message says why, without the path."""
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many, where it is told more only while it decodes
 
 
 class ImageError(InputError):
@@ -104,6 +108,8 @@ def refusing() -> Iterator[None]:
         raise
     except MemoryError as error:
         raise BadImage("there is not enough memory to decode it") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"it has too many pixels; at most {MAX_PIXELS:,} are read") from error
     except Exception as error:
         told = str(error) or type(error).__name__
         if isinstance(error.__cause__ or error, (struct.error, IndexError)):
@@ -111,20 +117,6 @@ def refusing() -> Iterator[None]:
         if "truncated" in told.lower():
             raise BadImage(f"truncated: {told}") from error
         raise BadImage(f"corrupt: Pillow cannot read it ({told})") from error
-
-
-class Pieces(io.BytesIO):
-    """Bytes that can be read in as many pieces as an ordinary file of that length takes; then it is BadImage."""
-
-    def __init__(self, data: bytes):
-        super().__init__(data)
-        self.most = self.left = FREE_PIECES + len(data) // BYTES_PER_PIECE
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if not self.left:
-            raise BadImage(f"it is cut into too many frames or blocks: {self.most:,} pieces were read, and no end")
-        self.left -= 1
-        return super().read(size)
 
 
 class ImageFile:
@@ -135,23 +127,25 @@ class ImageFile:
 
     def __init__(self, data: bytes):
         self.kind, reader = kind_of(data)
-        whole = True
+        whole, exif, self.scans = True, None, 0
         if self.kind == "PNG":
             data, whole = essential_chunks(data)
         elif self.kind == "JPEG":
-            data = data.rstrip(b"\0")  # zeros after a cut would be taken for pixels
-            whole = data.endswith(b"\xff\xd9")  # else OpenCV may fill what is missing with grey, without a sign
+            data, whole, exif, self.scans = essential_segments(data)
+        elif self.kind == "WebP":
+            data = up_to_its_length(data)
         self.data = data
         with refusing():
             # a small file has few pieces anyway, and io.BytesIO is faster
-            self.file = reader(Pieces(data) if len(data) > FREE_PIECES else io.BytesIO(data))
+            per_piece = BYTES_PER_PIECE_OF.get(self.kind, BYTES_PER_PIECE)
+            self.file = reader(Pieces(data, per_piece) if len(data) > FREE_PIECES else io.BytesIO(data))
             self.skipped = 0
             if isinstance(self.file, PngImageFile):
                 scale_transparency(self.file)
                 self.skipped = int(self.file.default_image)  # a still for those who know no APNG
             self.frames = getattr(self.file, "n_frames", 1) - self.skipped
             self.check_bounds()
-            self.orientation = orientation(self.file.info.get("exif"))
+            self.orientation = orientation(exif or self.file.info.get("exif"))
             opaque = self.file.mode in FOR_OPENCV.get(self.kind, ()) and "transparency" not in self.file.info
             self.for_opencv = whole and opaque and self.frames == 1 and not self.skipped
         self.width, self.height = self.file.size if self.orientation < 5 else self.file.size[::-1]
@@ -175,8 +169,11 @@ class ImageFile:
                 f"{self.frames:,} frames of {width} x {height} pixels are too many; at most {MAX_PAINTED:,} pixels "
                 "are read in all frames together"
             )
-        if "progressive" in self.file.info and (scans := self.data.count(b"\xff\xda")) > MAX_SCANS:
-            raise BadImage(f"{scans:,} scans of a progressive JPEG are too many; at most {MAX_SCANS:,} are read")
+        if self.scans * width * height > MAX_SCANNED:
+            raise BadImage(
+                f"{self.scans:,} scans of {width} x {height} pixels are too many; at most {MAX_SCANNED:,} pixels are "
+                "read in all scans together"
+            )
 
     def pictures(self, wanted: list[int]) -> Iterator[np.ndarray]:
         """Yield the `wanted` frames (indices, ascending): RGB (H, W, 3), uint8, on white, turned as EXIF says."""
@@ -184,6 +181,8 @@ class ImageFile:
             if (pixels := self.by_opencv(cv2.IMREAD_COLOR_RGB)) is not None:
                 yield turned(pixels, self.orientation)
                 return
+            if self.kind == "PNG":
+                check_rows(self.data, self.skipped + wanted[-1] + 1)
             if isinstance(self.file, GifImageFile) or isinstance(self.file, PngImageFile) and self.file.is_animated:
                 shown: Iterator[Image.Image] = play(self.file, self.size, self.skipped, wanted)
             else:
@@ -224,23 +223,6 @@ def kind_of(data: bytes) -> tuple[str, type[PillowFile]]:
     raise BadImage(f"not a {', '.join(kinds)} or {last} image")
 
 
-def essential_chunks(data: bytes) -> tuple[bytes, bool]:
-    """A PNG without the chunks that change no pixel, or are not critical and wrong by their checksum; if it is whole.
-
-    Browsers pass over these, where Pillow refuses the file. Whole: up to the last chunk, by all checksums.
-    """
-    file = Pieces(data)
-    kept, sound, kind = [file.read(8)], True, b""
-    while kind != b"IEND" and len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        content, checksum = file.read(length), file.read(4)
-        right = checksum == zlib.crc32(content, zlib.crc32(kind)).to_bytes(4, "big")
-        if kind in PNG_CHUNKS and (right or kind.isupper()):
-            kept += head, content, checksum
-            sound &= right
-    return b"".join(kept), sound and kind == b"IEND"
-
-
 def scale_transparency(file: PngImageFile) -> None:
     """Bring the transparent colour of 2, 4 or 3 x 16 bits to 8, which Pillow does with the pixels only."""
     key, how = file.info.get("transparency"), file.tile[0].args if file.tile else None
@@ -274,8 +256,11 @@ def play(
 
     Pillow decodes each part alone: it would compose them otherwise than the standards say and browsers do.
     """
-    canvas = Image.new("RGB", size, "white")
+    canvas, painted = Image.new("RGB", size, "white"), 0
     for index in range(wanted[-1] + 1):
+        painted += file.width * file.height
+        if painted > MAX_PAINTED:  # parts outside a GIF's canvas extend it
+            raise BadImage(f"its frames have too many pixels; at most {MAX_PAINTED:,} are read in all together")
         part, box, blend, dispose = (
             gif_part(file, index) if isinstance(file, GifImageFile) else png_part(file, index + skipped)
         )
@@ -321,13 +306,14 @@ def gif_part(file: GifImageFile, index: int) -> Part:
 def on_white(image: Image.Image) -> np.ndarray:
     """A Pillow image as RGB (H, W, 3), uint8, made in bands, as Pillow keeps four bytes to a pixel."""
     rgb = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, ROWS):
-        band = eight_bits(image.crop((0, top, image.width, min(top + ROWS, image.height))))
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = eight_bits(image.crop((0, top, image.width, min(top + rows, image.height))))
         if band.has_transparency_data:
             page, band = Image.new("RGB", band.size, "white"), band.convert("RGBA")
             page.paste(band, mask=band)
             band = page
-        rgb[top : top + ROWS] = np.asarray(band.convert("RGB"))
+        rgb[top : top + rows] = np.asarray(band.convert("RGB"))
     return rgb
 
 

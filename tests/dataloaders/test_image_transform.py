@@ -508,7 +508,8 @@ def test_files_that_are_not_there(tmp_path):
         (b"GIF89a\x01\0", "truncated"),
         (b"RIFF\x04\0\0\0WEBP", "corrupt: Pillow cannot read it"),
         (b"\x89PNG\r\n\x1a\n", "truncated"),
-        (b"BM" + bytes(60), "corrupt: Pillow cannot read it .Unsupported BMP header"),
+        (b"BM" + bytes(60), "not a JPEG, PNG, GIF, WebP, BMP or AVIF image"),
+        (b"BMX is a bicycle, and this file a text about it", "not a JPEG, PNG, GIF, WebP, BMP or AVIF image"),
         (
             b"\x89PNG\r\n\x1a\n"
             + png_chunk(b"IHDR", struct.pack(">2I5B", 1, 1, 0, 0, 0, 0, 0))  # 0 bits to a pixel
@@ -567,6 +568,165 @@ def test_a_jpeg_filled_up_with_zeros_and_one_with_a_thumbnail_are_truncated(tmp_
         path.write_bytes(broken)
         with pytest.raises(ImageError, match=r"file\.jpg: truncated: "):
             read_frames(path)
+
+
+def png(colour, rows, width=16, height=12, more=b"", interlaced=0):
+    """A PNG of 8 bits with so many rows of random pixels in it, instead of `height`."""
+    channels = {0: 1, 2: 3, 3: 1, 6: 4}[colour]
+    pixels = np.random.default_rng(colour).integers(0, 256, (rows, 1 + width * channels), np.uint8)
+    pixels[:, 0] = 0  # no filter
+    header = png_chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, colour, 0, 0, interlaced))
+    data = png_chunk(b"IDAT", zlib.compress(pixels.tobytes()))
+    return b"\x89PNG\r\n\x1a\n" + header + more + data + png_chunk(b"IEND", b"")
+
+
+COLOURS = png_chunk(b"PLTE", bytes(range(256)) * 3)
+
+
+@pytest.mark.parametrize("colour", [0, 2, 3, 6])
+def test_a_png_that_lacks_rows_is_truncated_though_its_data_end_well(tmp_path, colour):
+    more = COLOURS if colour == 3 else b""
+    path = tmp_path / "file"
+    for rows in (1, 11, 12):
+        path.write_bytes(png(colour, rows, more=more))
+        if rows < 12:
+            with pytest.raises(ImageError, match="file: truncated: rows of a PNG are missing"):
+                read_frames(path)
+    assert (
+        np.array_equal(read_frames(path)[0], np.asarray(Image.open(path).convert("RGBA").convert("RGB"))) or colour == 6
+    )
+
+
+def test_an_interlaced_png_has_all_its_rows_or_is_truncated(tmp_path):
+    passes = [(1, 1), (1, 1), (1, 1), (3, 1), (2, 2), (5, 1)]  # (width, height) of Adam7 on 5 x 3
+    assert sum(width * height for width, height in passes) == 15
+    needed = sum(height * (1 + width) for width, height in passes)
+    header = png_chunk(b"IHDR", struct.pack(">2I5B", 5, 3, 8, 0, 0, 0, 1))
+    for size in (needed - 1, needed):
+        data = png_chunk(b"IDAT", zlib.compress(bytes(size)))
+        (tmp_path / "file").write_bytes(b"\x89PNG\r\n\x1a\n" + header + data + png_chunk(b"IEND", b""))
+        if size < needed:
+            with pytest.raises(ImageError, match="truncated: rows of a PNG are missing"):
+                read_frames(tmp_path / "file")
+    assert read_frames(tmp_path / "file")[0].shape == (3, 5, 3)
+
+
+def test_a_frame_of_an_animated_png_that_lacks_rows_is_truncated_once_it_is_wanted(tmp_path):
+    def control(number):
+        return png_chunk(b"fcTL", struct.pack(">5I2H2B", number, 16, 12, 0, 0, 1, 10, 0, 0))
+
+    still = png(2, 12, more=png_chunk(b"acTL", struct.pack(">2I", 2, 0)) + control(0))
+    short = struct.pack(">I", 2) + zlib.compress(bytes(49))
+    data = still[:-12] + control(1) + png_chunk(b"fdAT", short) + still[-12:]
+    (tmp_path / "file").write_bytes(data)
+    assert len(read_frames(tmp_path / "file", 1, 0)) == 1
+    with pytest.raises(ImageError, match="rows of a PNG are missing"):
+        read_frames(tmp_path / "file", 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (png(3, 12), "corrupt: a PNG without its palette"),
+        (png(3, 12, more=png_chunk(b"PLTE", b"")), "corrupt: a PNG without its palette"),
+        (
+            png(3, 12, more=COLOURS.replace(b"PLTE", b"PLTD")),
+            "corrupt: a PNG chunk b'PLTD' that would have to be known",
+        ),
+    ],
+)
+def test_a_png_without_its_palette_is_refused(tmp_path, data, reason):
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(ImageError, match=reason):
+        read_frames(tmp_path / "file")
+
+
+def test_a_png_says_more_of_its_transparency_or_its_frames_than_there_is(tmp_path):
+    """As browsers do: a list of transparencies counts as far as there are colours, one after the pixels not at all."""
+    palette, path = png_chunk(b"PLTE", bytes(range(192))), tmp_path / "file"
+    pixels = png(3, 12, more=palette)
+    few = pixels.replace(palette, palette + png_chunk(b"tRNS", bytes(64)))
+    many = pixels.replace(palette, palette + png_chunk(b"tRNS", bytes(300)))
+    late = pixels[:-12] + png_chunk(b"tRNS", bytes(64)) + pixels[-12:]
+    moving = pixels.replace(palette, png_chunk(b"acTL", struct.pack(">2I", 3, 0)) + palette)
+    shown = {}
+    for name, data in (("none", pixels), ("few", few), ("many", many), ("late", late), ("moving", moving)):
+        # all indices within the palette
+        path.write_bytes(data)
+        shown[name] = read_frames(path, 4)
+    assert np.array_equal(shown["many"], shown["few"])
+    assert np.array_equal(shown["late"], shown["none"]) and np.array_equal(shown["moving"], shown["none"])
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_cut_jpeg_before_another_one_is_not_read(tmp_path, photograph, progressive):
+    data = jpeg_bytes(photograph, progressive=progressive)
+    (tmp_path / "file.jpg").write_bytes(data[: len(data) * 2 // 3] + data)
+    with pytest.raises(ImageError, match=r"file\.jpg: (truncated|corrupt)"):
+        read_frames(tmp_path / "file.jpg")
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_cut_webp_before_other_bytes_is_truncated_and_a_whole_one_is_read(tmp_path, photograph, lossless):
+    path = to_file(tmp_path / "file", Image.fromarray(photograph), "WEBP", lossless=lossless)
+    data, whole = path.read_bytes(), read_frames(path)
+    path.write_bytes(data + data)
+    assert np.array_equal(read_frames(path), whole)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ImageError, match="file: truncated: the end of the WebP is missing"):
+        read_frames(path)
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        (0xE0, b"JFIF"),
+        (0xEE, b"Adobe"),
+        (0xED, b"Photoshop 3.0\0" + b"8BIM\x04\x04"),
+        (0xE2, b"ICC_PROFILE\0"),
+        # a resolution that is a text
+        (0xE1, b"Exif\0\0II*\0\x08\0\0\0\x01\0\x1a\x01\x02\0\x01\0\0\0a\0\0\0\0\0\0\0"),
+    ],
+    ids=lambda segment: segment[1][:8].decode(),
+)
+def test_what_a_jpeg_says_of_itself_may_be_broken(tmp_path, photograph, segment):
+    path = to_file(tmp_path / "file", Image.fromarray(photograph), "JPEG")
+    data, expected = path.read_bytes(), read_frames(path)
+    marker, content = segment
+    path.write_bytes(data[:2] + struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content + data[2:])
+    assert np.array_equal(read_frames(path), expected)
+
+
+def test_a_large_bmp_in_runs_is_read(tmp_path):
+    """Pillow reads it two bytes at a time."""
+    width, height = 1000, 800
+    rows = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
+    runs = b"".join(bytes(np.stack([np.ones(width, np.uint8), row], axis=1)) + b"\0\0" for row in rows[::-1]) + b"\0\1"
+    palette = b"".join(bytes([level, level, level, 0]) for level in range(256))
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    offset = 14 + len(header) + len(palette)
+    (tmp_path / "file").write_bytes(
+        b"BM" + struct.pack("<IHHI", offset + len(runs), 0, 0, offset) + header + palette + runs
+    )
+    assert np.array_equal(read_frames(tmp_path / "file")[0][..., 0], rows)
+
+
+def test_a_webp_that_moves_on_a_canvas_without_an_alpha_flag_begins_white(tmp_path):
+    """As Chromium shows it. The flag of the header alone says that there is transparency; the parts do not fill it."""
+    red = Image.new("RGB", (8, 8), (200, 0, 0))
+    part = to_file(io.BytesIO(), red, "WEBP", lossless=True).getvalue()[12:]
+
+    def int24(number):
+        return struct.pack("<I", number)[:3]
+
+    def chunk(kind, content):
+        return kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+    frames = [chunk(b"ANMF", int24(x // 2) * 2 + int24(7) * 2 + int24(100) + b"\0" + part) for x in (0, 8)]
+    content = chunk(b"VP8X", b"\2\0\0\0" + int24(15) * 2) + chunk(b"ANIM", bytes(6)) + b"".join(frames)
+    (tmp_path / "file").write_bytes(b"RIFF" + struct.pack("<I", len(content) + 4) + b"WEBP" + content)
+    first, _ = read_frames(tmp_path / "file", 2)
+    assert first[0, 0].tolist() == [200, 0, 0] and first[15, 15].tolist() == [255, 255, 255]
 
 
 def test_a_changed_byte_in_a_png_is_an_error(tmp_path, photograph, capfd):
@@ -710,13 +870,31 @@ HOSTILE = {  # file, reason
         lambda: animations.png(1, 1, [Part(TINY, 0, 0, KEEP)])[:33] + png_chunk(b"tEXt", b"") * 200_000,
         "cut into too many frames or blocks",
     ),
-    "JPEG of many scans": (
+    "JPEG of many scans, not progressive": (
         lambda: (
-            (data := jpeg_bytes(TINY[..., :3], progressive=True))[:-2]
+            (data := jpeg_bytes(np.zeros((1000, 2200, 3), np.uint8)))[:-2]
             + data[data.rindex(b"\xff\xda") : -2] * 1000
             + data[-2:]
         ),
-        r"1,\d+ scans of a progressive JPEG are too many; at most 1,000 are read",
+        "1,001 scans of 2200 x 1000 pixels are too many",
+    ),
+    "GIF whose parts are far beyond its canvas": (
+        lambda: animations.gif(1, 1, PALETTE, [Part(STRIPES[0], x, x, KEEP) for x in (0, 4000, *[0] * 40)]),
+        "its frames have too many pixels; at most 536,870,912 are read in all together",
+    ),
+    "GIF that is undone beyond its canvas": (
+        lambda: animations.gif(
+            1, 1, PALETTE, [Part(STRIPES[0], 0, 0, KEEP), Part(STRIPES[0], 13_000, 13_000, RESTORE)]
+        ),
+        "it has too many pixels; at most 134,217,728 are read",
+    ),
+    "JPEG of many scans": (
+        lambda: (
+            (data := jpeg_bytes(np.zeros((1000, 2200, 3), np.uint8), progressive=True))[:-2]
+            + data[data.rindex(b"\xff\xda") : -2] * 1000
+            + data[-2:]
+        ),
+        r"1,\d+ scans of 2200 x 1000 pixels are too many; at most 2,147,483,648 pixels are read in all scans together",
     ),
 }
 
@@ -799,7 +977,7 @@ def test_whatever_a_decoder_raises_is_an_image_error(tmp_path, photograph, monke
 
     path = to_file(tmp_path / "file", Image.fromarray(photograph), "BMP")
     monkeypatch.setattr(image_file.PillowFile, "load", fail)
-    with pytest.raises(ImageError, match="file: (corrupt|there is not enough memory)"):
+    with pytest.raises(ImageError, match="file: (corrupt|there is not enough memory|it has too many pixels)"):
         read_frames(path)
 
 
