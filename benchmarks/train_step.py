@@ -52,6 +52,7 @@ def make_batch(sizes, batch_size, words, captions, device):
         "emotions": torch.zeros(batch_size, 1, dtype=torch.long, device=device),
         "caption_ids": ids(batch_size, captions, words),
         "caption_mask": torch.ones(batch_size, captions, words, dtype=torch.bool, device=device),
+        "row_key": torch.arange(batch_size, device=device),
     }
 
 

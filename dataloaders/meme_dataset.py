@@ -10,9 +10,10 @@ A batch is a dict; B rows, L words, K captions, F frames, E persons:
     caption_ids    (B, K, L) int64    caption_mask  (B, K, L) bool   an absent caption is all False
     meme           (B,) int64         the meme's index in its split
     drawn_caption  (B,) int64         with caption augmentation: the caption that is a further query, or -1
+    row_key        (B,) int64         what the model draws for the row in training (dropout) follows from it alone
 
-A batch of queries holds the first three, a batch of memes the others, a batch of records all. What a setting does not
-read (pixels under `--branches qc`, captions under `qi` without co-attention) is absent.
+A batch of queries holds the first three, a batch of memes the others but the last two, a batch of records all. What a
+setting does not read (pixels under `--branches qc`, captions under `qi` without co-attention) is absent.
 """
 
 import dataclasses
@@ -54,6 +55,7 @@ class Sample(TypedDict, total=False):
     captions: list[np.ndarray]  # token ids (L,) of each
     topic: int  # this and the next: of a record only
     query: np.ndarray  # token ids (L,)
+    row_key: int
     drawn_caption: int
 
 
@@ -92,6 +94,8 @@ class RecordDataset(Dataset[Sample]):
         epoch, record = key
         topic, meme = int(self.data.split.record_topic[record]), int(self.data.split.record_meme[record])
         sample = self.memes[meme] | {"topic": topic, "query": self.data.queries[topic]}
+        # by record, of which an epoch has each once; the 1 makes it another draw than those by meme
+        sample["row_key"] = int(np.random.default_rng((self.seed, epoch, record, 1)).integers(2**63))
         if self.caption_augmentation:
             captions = len(sample["captions"])
             draw = np.random.default_rng((self.seed, epoch, meme))  # by meme: it may be in a batch twice
@@ -112,6 +116,8 @@ def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         batch["caption_ids"], batch["caption_mask"] = pad_groups([sample["captions"] for sample in samples])
     if "query" in samples[0]:
         batch |= query_batch([sample["query"] for sample in samples], [sample["topic"] for sample in samples])
+    if "row_key" in samples[0]:
+        batch["row_key"] = torch.tensor([sample["row_key"] for sample in samples])
     if "drawn_caption" in samples[0]:
         batch["drawn_caption"] = torch.tensor([sample["drawn_caption"] for sample in samples])
     return batch

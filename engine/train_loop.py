@@ -34,6 +34,7 @@ QI_PARTS = (
     "image_similarity.",
 )
 QC_PARTS = ("caption_pooling.",)
+DROPOUT = "by row"  # how its masks are drawn: with a batch's row_key. Earlier checkpoints do not say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,12 @@ class Trainer:
             raise InputError(
                 f"{self.args.resume_model}: the train split is another than the one which the run began with"
             )
+        if state.get("dropout") != DROPOUT and self.model.caption_attention is not None:
+            self.logger.info(
+                f"{self.args.resume_model}: was written when each process drew its own dropout masks; those of the "
+                "steps from here on follow from the seed, the epoch and the record: the run ends as one of the same "
+                "kind, not at the numbers that it would have had"
+            )
         self.progress = Progress(**state["progress"])
         self.seconds_before = self.progress.seconds
         self.pending = state
@@ -171,7 +178,7 @@ class Trainer:
             self.pending = None
         self._save_last = lambda: self._save_progress(index, optimizer, scaler)
         if progress.step == 0:
-            # dropout does not depend on what else was built: stage 1 is a run of --branches qi
+            # what a part draws by itself (dropout does not) depends on nothing that was built before
             set_seed(args.seed + distributed.rank())
             self._save_last()
         bar = tqdm(
@@ -354,6 +361,7 @@ class Trainer:
                 "scaler": scaler.state_dict(),
                 "progress": dataclasses.asdict(self.progress),
                 "records": self.records,
+                "dropout": DROPOUT,
                 "random_states": states,
             },
         )

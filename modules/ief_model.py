@@ -135,7 +135,7 @@ class IEF(nn.Module):
         frame_mask = batch["frame_mask"]
         tokens, mask = self._visual_tokens(batch["pixels"], frame_mask, batch["emotions"])
         if self.caption_attention is not None:
-            tokens = self.caption_attention(tokens, sentences, attended)
+            tokens = self.caption_attention(tokens, sentences, attended, batch.get("row_key"))
         assert self.aggregator is not None and self.image_similarity is not None
         tokens = self.aggregator(tokens, mask)
         features = self.image_similarity.meme_side(tokens, mask)

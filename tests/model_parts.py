@@ -139,6 +139,7 @@ def batch_of(records, more=0, garbage=None):
         "emotions": torch.tensor([(record.emotions + [-1] * persons)[:persons] for record in records]),
         "caption_ids": caption_ids.view(shape),
         "caption_mask": caption_mask.view(shape),
+        "row_key": torch.arange(len(records)),
     }
     if records[0].drawn is not None:
         batch["drawn_caption"] = torch.tensor([record.drawn for record in records])

@@ -25,7 +25,7 @@ from modules.backbones.openai import CLIP
 from tests.engine.test_resume import run_and_die
 from tests.model_parts import batch_of, encoded, random_records, randomised, small_model
 from tests.processes import finish, program, ranks_environment, run_chains, start_process
-from tests.tiny_community import Place, prepared, read_json, without_dropout
+from tests.tiny_community import Place, prepared, read_json
 
 pytestmark = pytest.mark.gpu
 HAS_GPU = torch.cuda.is_available()
@@ -54,9 +54,8 @@ def device():
 
 
 def scores_and_gradient(model, args, batch, device, precision, dtype=torch.float32):
-    """One step's scores {name: (B, B)} and all gradients {name: tensor}, float64 on the CPU; nothing is dropped out."""
+    """One step's scores {name: (B, B)} and all gradients {name: tensor}, float64 on the CPU."""
     model = copy.deepcopy(model).to(device, dtype).train()
-    without_dropout(model)
     model.tower_dtype = PRECISIONS[precision]
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     keys = batch["topic"] * len(batch["topic"]) + batch["meme"]
@@ -106,7 +105,7 @@ def test_features_of_vit_b_32_are_those_of_the_cpu(device, precision):
 
 # --- runs --------------------------------------------------------------------------------------------------------
 
-SHORT = ["--save_steps", "2", "--cross_num_hidden_layers", "1", "--n_display", "1", "--caption_fusion", "none"]
+SHORT = ["--save_steps", "2", "--cross_num_hidden_layers", "1", "--n_display", "1"]
 
 
 @pytest.fixture(scope="module")

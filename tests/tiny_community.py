@@ -163,14 +163,6 @@ def prepared(flags):
     return args, data, model
 
 
-def without_dropout(model):
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, torch.nn.MultiheadAttention):
-            module.dropout = 0.0
-
-
 def run(argv):
     """main(argv) in this process: (exit code, what it printed on both streams)."""
     from main_task_retrieval import main

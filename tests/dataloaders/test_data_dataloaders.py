@@ -248,7 +248,7 @@ def test_what_a_setting_does_not_read_is_absent(folder, tokenizer):
     splits, _ = loaders.read_community(args, ["train"], captions_needed=False)
     data, counts = loaders.tokenise(args, splits["train"], tokenizer, {}, None, captions_needed=False)
     batch = collate([RecordDataset(data, 0, False)[0, record] for record in range(4)])
-    assert set(batch) == {"query_ids", "query_mask", "topic", "meme", "emotions"}
+    assert set(batch) == {"query_ids", "query_mask", "topic", "meme", "emotions", "row_key"}
     assert "captions cut" not in counts
 
 
@@ -274,6 +274,20 @@ def test_drawn_captions_depend_on_seed_epoch_and_meme_alone(copy, tokenizer):
     assert all(abs(count - 320) < 5 * (960 * 2 / 9 * 32 / 24) ** 0.5 for count in counts.values())
 
 
+def test_row_keys_depend_on_seed_epoch_and_record_alone(folder, tokenizer):
+    _, data, _ = ready(folder, tokenizer)
+
+    def keys(seed, epoch, order=range(32), caption_augmentation=True):
+        dataset = RecordDataset(data, seed, caption_augmentation)
+        return {record: dataset[epoch, record]["row_key"] for record in order}
+
+    first = keys(5, 2)
+    assert keys(5, 2, range(31, -1, -1), False) == first and keys(5, 2, [7]) == {7: first[7]}
+    drawn = [key for seed in (5, 6) for epoch in range(3) for key in keys(seed, epoch).values()]
+    assert len(set(drawn)) == 2 * 3 * 32  # no two rows share one, though memes of two topics are in two rows
+    assert 0 <= min(drawn) < 2**58 and 2**62 < max(drawn) < 2**63
+
+
 def test_of_a_meme_without_captions_none_is_drawn(folder, tokenizer):
     _, data, _ = ready(folder, tokenizer, "--caption_source", "text")
     dataset = RecordDataset(data, 0, caption_augmentation=True)
@@ -293,7 +307,7 @@ def test_all_processes_together_load_the_batches_of_one(folder, tokenizer):
     shared = batches(data, args, processes=2)
     assert len(alone) == 8
     for step, batch in enumerate(alone):
-        for key in ("topic", "meme", "drawn_caption"):
+        for key in ("topic", "meme", "drawn_caption", "row_key"):
             assert torch.cat([share[step][key] for share in shared]).equal(batch[key])
         assert torch.cat([share[step]["pixels"] for share in shared]).equal(batch["pixels"])
     [rest] = batches(data, args, first=5)

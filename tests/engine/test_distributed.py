@@ -25,7 +25,6 @@ from tests.tiny_community import (
     read_json,
     run,
     same_tensors,
-    without_dropout,
     write_csv,
 )
 
@@ -75,7 +74,6 @@ def work(folder, names, processes):
     for name in names:
         flags = [str(folder / flag) if flag.endswith(".csv") else flag for flag in SETTINGS[name]]
         args, data, model = prepared(place.flags("unused", *BATCHES, *flags))
-        without_dropout(model)
         found[name, torch.float32] = take_steps(args, data, copy.deepcopy(model), torch.float32)
         if name in EVALUATED:
             found[name, "evaluation"] = evaluation(args, data, model)
@@ -217,10 +215,10 @@ def test_two_processes_evaluate_as_one(found, name):
 
 @pytest.fixture(scope="module")
 def trained(place):
-    """{name: (folder of one process's run, folder of two processes' run, what the two printed)}; no dropout."""
+    """{name: (folder of one process's run, folder of two processes' run, what the two printed)}"""
     kinds = {
-        "joint": ["--caption_fusion", "none", "--save_similarity"],
-        "staged": ["--caption_fusion", "none", "--co_train", "staged", "--gradient_accumulation_steps", "2"],
+        "joint": ["--save_similarity"],
+        "staged": ["--co_train", "staged", "--gradient_accumulation_steps", "2"],
     }
     started = []
     for kind, flags in kinds.items():
@@ -274,7 +272,7 @@ def test_only_the_first_process_writes_and_talks(trained):
 
 
 def test_resuming_by_another_number_of_processes_is_refused(trained, place):
-    argv = place.flags("joint_2", "--lr", "1e-4", "--caption_fusion", "none")
+    argv = place.flags("joint_2", "--lr", "1e-4")
     argv += ["--resume_model", str(trained / "joint_2" / "checkpoint_last.pt")]
     before = (trained / "joint_2" / "args.json").read_bytes()
     code, printed = run(argv)
@@ -284,7 +282,6 @@ def test_resuming_by_another_number_of_processes_is_refused(trained, place):
 
 
 def test_killed_processes_go_on_as_if_nothing_had_been(place):
-    """With dropout, whose random state is each process's own."""
     flags = ["--save_steps", "2", "--cross_num_hidden_layers", "1"]
     resumed = [*place.flags("killed", *flags), "--resume_model", str(place.folder / "killed" / "checkpoint_last.pt")]
     for target, *arguments in (
@@ -308,7 +305,7 @@ def test_killed_processes_go_on_as_if_nothing_had_been(place):
 
 
 def test_under_torchrun_as_users_call_it(trained, place):
-    argv = place.flags("torchrun", "--lr", "1e-4", "--caption_fusion", "none")
+    argv = place.flags("torchrun", "--lr", "1e-4")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
         + ["main_task_retrieval.py", *argv],

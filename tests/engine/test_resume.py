@@ -221,6 +221,7 @@ def test_a_killed_run_ends_as_the_one_that_ran_through(results, place, kind, dea
         assert code == -signal.SIGKILL, printed
     code, printed = codes[-1]
     assert code == 0, printed
+    assert "dropout" not in printed  # that is for runs which began when it was drawn otherwise
     assert_same_end(place.folder / scenario(kind, deaths), place.folder / kind)
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from modules.caption_attention import CaptionAttention, mask_drawn_caption
+from modules.caption_attention import CaptionAttention, CrossAttention, mask_drawn_caption
 from modules.caption_similarity import CaptionPooling
+from modules.row_dropout import RowDropout
 from tests import slow_formulas as slow
 from tests.model_parts import randomised
 
@@ -53,12 +54,64 @@ def test_co_attention_equals_the_formula():
 @torch.no_grad()
 def test_co_attention_drops_a_tenth_in_training():
     part = attention_part()
-    rates = [module.p for module in part.modules() if isinstance(module, torch.nn.Dropout)]
-    assert {*rates, part.attention.dropout} == {0.1} and part.attention.num_heads == 8
+    dropouts = [module for module in part.modules() if isinstance(module, RowDropout)]
+    assert [module.p for module in dropouts] == [pytest.approx(0.1, abs=1e-5)] * 4 and part.attention.heads == 8
+    assert len({module.site for module in dropouts}) == 4
     tokens, (captions, mask) = visual_tokens(), padded_captions()
-    assert torch.equal(part(tokens, captions, mask), part(tokens, captions, mask))
+    plain = part(tokens, captions, mask)
+    assert torch.equal(part(tokens, captions, mask, torch.arange(4)), plain)
     part.train()
-    assert not torch.equal(part(tokens, captions, mask), part(tokens, captions, mask))
+    first, again, other = (part(tokens, captions, mask, torch.arange(4) + start) for start in (0, 0, 4))
+    assert torch.equal(first, again)
+    for one, two in ((first, plain), (first, other)):
+        assert ((one - two).abs().amax(dim=(1, 2)) > 0.1).all()  # in each row, also in that without captions
+    with pytest.raises(ValueError, match="needs a key for each row"):
+        part(tokens, captions, mask)
+
+
+@torch.no_grad()
+def test_what_a_row_drops_depends_on_its_key_alone():
+    """Not on the other rows, nor on how far the batch is padded: processes hold other rows, padded otherwise."""
+    part, keys, order = attention_part().train(), torch.tensor([5, -6, 7, 2**62]), [2, 0, 3, 1]
+    tokens, (captions, mask) = visual_tokens(), padded_captions()
+    whole = part(tokens, captions, mask, keys)
+    torch.testing.assert_close(part(tokens[order], captions[order], mask[order], keys[order]), whole[order])
+    longer = torch.cat([tokens, torch.ones_like(tokens)], dim=1)
+    padded = part(longer, *padded_captions(length=7, fill=3.0), keys)[:, : tokens.shape[1]]
+    torch.testing.assert_close(padded, whole, rtol=0, atol=1e-12)
+    for i, count in enumerate(COUNTS):
+        row = slice(i, i + 1)
+        alone = part(tokens[row], captions[row, : max(count, 1)], mask[row, : max(count, 1)], keys[row])
+        torch.testing.assert_close(alone, whole[row], rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_the_attention_is_torchs_own_by_name_start_and_value():
+    """But for its dropout: checkpoints of the time when it was nn.MultiheadAttention load."""
+    torch.manual_seed(0)
+    theirs = torch.nn.MultiheadAttention(DIM, 8, batch_first=True)
+    torch.manual_seed(0)
+    ours = CrossAttention(DIM, 8, RowDropout(0.0, site=0))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
+    theirs.double().load_state_dict(randomised(ours.double()).state_dict())
+    tokens, (captions, mask) = visual_tokens(), padded_captions(counts=(2, 3, 4, 1), fill=5.0)
+    expected, _ = theirs(tokens, captions, captions, key_padding_mask=~mask, need_weights=False)
+    for part in (ours.train(), ours.eval()):
+        torch.testing.assert_close(part(tokens, captions, mask, None), expected, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_in_training_the_attention_has_the_mean_that_it_has_without_dropout():
+    draws = 4000
+    part = randomised(CrossAttention(DIM, 8, RowDropout(0.1, site=0)).double())
+    tokens, (captions, mask) = visual_tokens(1), padded_captions(counts=(3,))
+    expected = part.eval()(tokens, captions, mask, None)[0]
+    many = (tensor.expand(draws, *tensor.shape[1:]) for tensor in (tokens, captions, mask))
+    found = part.train()(*many, torch.arange(draws))
+    off = (found.mean(dim=0) - expected) / (found.std(dim=0) / draws**0.5)
+    assert off.abs().max() < 5
+    assert off.square().mean().sqrt() == pytest.approx(1, abs=0.3)
 
 
 @torch.no_grad()
