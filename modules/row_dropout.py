@@ -20,7 +20,8 @@ def splitmix64(states: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     for shift, factor in ((30, FIRST), (27, SECOND)):
         x ^= (x >> shift).bitwise_and_(2 ** (64 - shift) - 1)  # the mask makes it a logical shift
         x *= factor
-    return x ^ (x >> 31).bitwise_and_(2**33 - 1)
+    x ^= (x >> 31).bitwise_and_(2**33 - 1)
+    return x
 
 
 def dropped(keys: torch.Tensor, site: int, shape: torch.Size, p: float) -> torch.Tensor:
