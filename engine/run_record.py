@@ -105,13 +105,17 @@ def write_run(
 
 
 def code_version(sources: Iterable[str] = SOURCES) -> dict[str, str | None]:
-    """{"version": SHA-256 of the sources that a result depends on, "commit": git's, or None outside a repository}."""
+    """{"version": SHA-256 of the sources that a result depends on, "commit": git's, or None outside a repository}.
+
+    A checkout with CRLF at the line ends is of the same version as one with LF.
+    """
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for source in sources:
         path = root / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+            text = file.read_bytes().replace(b"\r\n", b"\n")
+            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + text + b"\0")
     git = ["git", "-C", str(root), "rev-parse", "--verify", "HEAD"]
     try:
         answer = subprocess.run(git, capture_output=True, text=True)

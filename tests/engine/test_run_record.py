@@ -66,10 +66,15 @@ def test_a_change_of_the_code_shows(tmp_path, monkeypatch):
     for name in run_record.SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
+    here = run_record.code_version()["version"]
     monkeypatch.setattr(run_record, "__file__", str(tmp_path / "engine" / "run_record.py"))
     version = run_record.code_version()
+    assert version["version"] == here
     assert version == {"version": version["version"], "commit": None}  # the copy is no repository
     (tmp_path / "modules" / "notes.txt").write_text("not code")
+    assert run_record.code_version() == version
+    for path in tmp_path.rglob("*.py"):  # as in a checkout with core.autocrlf
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert run_record.code_version() == version
     spoil(tmp_path / "dataloaders" / "cells.py")
     assert run_record.code_version()["version"] != version["version"]
