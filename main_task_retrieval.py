@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 
 from engine.arguments import check_settings, parse_arguments
-from util import InputError, make_logger, set_seed
+from util import InputError, make_logger, program, set_seed
 
 
+@program
 def main(argv=None):
     args, given = parse_arguments(argv)
     from engine import distributed

@@ -13,10 +13,12 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from util import InputError, replaced_atomically  # first: it says what to run where NumPy is missing
+
+# isort: split
+
 import numpy as np
 from numpy.typing import ArrayLike
-
-from util import InputError, replaced_atomically
 
 CUTOFFS, PRECISION_CUTOFFS, NDCG_CUTOFF = (1, 5, 10, 20, 50), (10, 20, 50), 10
 METRICS = (

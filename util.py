@@ -1,26 +1,102 @@
 """What every part shares: the error that users see, atomic files, checksums, locks, seeds, the run's logger."""
 
 import contextlib
+import functools
 import hashlib
+import io
 import json
 import logging
 import os
 import random
+import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar, overload
+from types import TracebackType
+from typing import IO, Any, ParamSpec, TypeVar, overload
 
 JsonKind = TypeVar("JsonKind")  # list, dict, ...
+Arguments = ParamSpec("Arguments")  # of a program's main
+Code = TypeVar("Code")
+NOBODY_READS = 141  # exit code: what a shell reports of a program that SIGPIPE ended
 
 
 class InputError(ValueError):
     """Something the user has to put right; programs print its message without a traceback."""
 
 
+def _say_what_to_run(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """In place of a traceback: a line, where a package is missing because this is not the project's Python."""
+    root = Path(__file__).resolve().parent
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or (root / name).is_dir() or (root / f"{name}.py").is_file():
+        _usual_excepthook(kind, error, trace)
+        return
+    print(
+        f"error: {sys.executable} has no package {name}. `sh scripts/set_up.sh` in {root} makes the environment "
+        "(or completes one that is active) and says which Python to call: .venv/bin/python, unless one was active",
+        file=sys.stderr,
+    )
+
+
+# At import, since programs import packages before their main is called: preprocess, scripts, benchmarks import this
+# file first of all.
+_usual_excepthook, sys.excepthook = sys.excepthook, _say_what_to_run
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its kind where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def program(main: Callable[Arguments, Code]) -> Callable[Arguments, Code]:
+    """Decorates a program's main, so that what it prints survives any terminal.
+
+    A character that the terminal's encoding lacks is printed as "?". Where nobody reads on, as after `| head`, the
+    program ends at once and without a word, with the exit code 141.
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Code:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        try:
+            return main(*args, **kwargs)
+        except BaseException as error:
+            reason = error if isinstance(error, BrokenPipeError) else error.__context__
+            if isinstance(reason, BrokenPipeError) and _nobody_reads():  # and not a pipe of another kind
+                raise SystemExit(NOBODY_READS) from None
+            raise
+        finally:
+            _flush()
+
+    return wrapped
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout or stderr is a pipe whose other end is closed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # none, no file, closed; Windows has no poll
+            poll = select.poll()
+            poll.register(stream, 0)
+            if any(event & select.POLLERR for _, event in poll.poll(0)):
+                return True
+    return False
+
+
+def _flush() -> None:
+    """Flush stdout and stderr. What cannot be written is dropped, so that Python does not try again as it exits."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            if not isinstance(error, BrokenPipeError):  # such as a full disk
+                sys.exit(f"error: the output cannot be written: {error.strerror}")
 
 
 @contextlib.contextmanager
@@ -117,14 +193,22 @@ def set_seed(seed: int) -> None:
 
 
 def make_logger(log_file: str | os.PathLike[str] | None = None, quiet: bool = False) -> logging.Logger:
-    """A logger which writes plain lines to stdout and, with times, to `log_file` (appended). Pass it on.
+    """A logger which writes plain lines to stdout and, with times, to `log_file` (appended, UTF-8). Pass it on.
 
-    `quiet` (every process but the first) drops all below a warning.
+    `quiet` (every process but the first) drops all below a warning. A run goes on where nobody reads its stdout.
     """
     logger = logging.Logger("ief", logging.WARNING if quiet else logging.INFO)
-    logger.addHandler(logging.StreamHandler(sys.stdout))
+    logger.addHandler(_Console(sys.stdout))
     if log_file is not None:
         handler = logging.FileHandler(log_file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(handler)
     return logger
+
+
+class _Console(logging.StreamHandler):
+    """stdout, which may be closed at its other end: the log file has it all."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)

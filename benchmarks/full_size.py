@@ -21,6 +21,7 @@ from benchmarks.train_step import make_model
 from evaluation.eval_loop import EncodedSplit, rank_split, summarise
 from evaluation.feature_store import FeatureStore
 from modules.interaction import unit_tokens
+from util import program
 
 
 def random_split(queries, memes, words, device, limit_gb):
@@ -93,6 +94,7 @@ def measure(options):
     yield Figure("scoring, peak memory", peak_memory(options.device), f"the three matrices alone {held:,.0f} MiB")
 
 
+@program
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=3630)

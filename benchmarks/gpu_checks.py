@@ -18,7 +18,7 @@ import time
 import xml.etree.ElementTree
 from pathlib import Path
 
-from util import write_text
+from util import program, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_SECONDS = 355
@@ -143,6 +143,7 @@ def report(lines, rows, seconds, failures):
     return "\n\n".join([*lines, "\n".join(table), f"{end[0]} {seconds:.0f} s in all.", ""])
 
 
+@program
 def main():
     if absent := [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]:
         sys.exit(f"{sys.executable} lacks {', '.join(absent)}, without which nothing of IEF runs")

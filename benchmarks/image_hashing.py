@@ -26,6 +26,7 @@ from benchmarks.image_loading import draw_photograph
 from benchmarks.machine import peak_memory_mib
 from preprocess.comparing.image_facts import image_facts
 from preprocess.comparing.near_duplicates import bit_count, near_duplicate_pairs
+from util import program
 
 FULL_SIZE = 148_886  # records of the benchmark
 QUALITY = 70
@@ -138,6 +139,7 @@ def report_pairs(count):
     )
 
 
+@program
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000, help="how many files (default: %(default)s)")

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.machine import peak_memory_mib
 from dataloaders.image_transform import RESIZE_MODES, load_image
+from util import program
 
 TARGET = 224  # CLIP ViT-B/32's input
 QUALITY = 80
@@ -66,6 +67,7 @@ def images_per_second(load, paths):
     return len(paths) / best
 
 
+@program
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=200, help="how many files (default: %(default)s)")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from benchmarks.machine import describe
 from preprocess.annotation.local import Local
 from preprocess.annotation.pictures import pictures_of
+from util import program
 
 
 def sample(path, count, seed):
@@ -45,6 +46,7 @@ def error_rates(truth, found):
     return in_characters, Levenshtein.distance(truth, found) / len(truth)
 
 
+@program
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--community", type=Path, required=True, metavar="DIR")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from benchmarks.machine import Figure, describe, gemm_rate, peak_memory, seconds_of, show, synchroniser
 from evaluation.eval_loop import chunk_of_queries
 from modules.interaction import token_interaction, unit_tokens
+from util import program
 
 
 def masked_formula(words, word_mask, word_weight, tokens, token_mask, token_weight):
@@ -89,6 +90,7 @@ def measure(options):
     yield Figure("similarity, peak memory", peak_memory(device))
 
 
+@program
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=2000)

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import Figure, describe, gemm_rate, peak_memory, seconds_of, show, synchroniser
 from modules.backbones.openai import CLIP, ClipSizes
+from util import program
 
 VIT_B_32 = ClipSizes(
     embed_dim=512,
@@ -173,6 +174,7 @@ def measure(options):
         )
 
 
+@program
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", type=int, default=16)

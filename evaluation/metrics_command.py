@@ -22,7 +22,7 @@ from metrics import (
     shape_text,
     weighted_sum,
 )
-from util import InputError, write_json
+from util import InputError, program, write_json
 
 Row = tuple[str, dict[str, float], dict[str, tuple[float, float]] | None]  # name, metrics, intervals
 LEGEND = "all in %, but the ranks MdR and MnR; [low,high]: 95 % bootstrap interval (1,000 resamples, seed {})"
@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables of the command line's matrices; returns the exit code (2: a fault in the input)."""
     args = build_parser().parse_args(argv)
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             result |= _report(matrices, relevance, args.weights, args.seed)
         if args.json:
             write_json(args.json, result)
+    except BrokenPipeError:  # nobody reads the tables
+        raise
     except (InputError, OSError) as error:
         print(f"metrics.py: error: {error}", file=sys.stderr)
         return 2

@@ -27,7 +27,7 @@ from preprocess.annotation.asking import Asker, Prices, Threads
 from preprocess.annotation.emotion_words import read_emotion_table, vocabulary
 from preprocess.annotation.pictures import by_content, find_images, pictures_of
 from preprocess.annotation.summary import dollars, summary, total_cost
-from util import InputError
+from util import InputError, program
 
 PAUSE = 2.0  # seconds before a request is repeated for the first time
 GIVE_UP = 10  # images in a row without an answer
@@ -220,6 +220,7 @@ def annotate(arguments, argv, provider, pause):
             print_summary(run, images, table, argv)
 
 
+@program
 def main(argv=None, provider=None, pause=PAUSE):
     """The program. `provider` replaces the one that the arguments name; `pause`: see annotation/asking.py."""
     argv = sys.argv[1:] if argv is None else argv

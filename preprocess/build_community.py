@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from preprocess.comparing.near_duplicates import DEFAULT_HASH_THRESHOLD
-from util import InputError, ending_clearly
+from util import InputError, ending_clearly, program
 
 
 def to_arguments(argv):
@@ -150,6 +150,7 @@ def write(args, images, community, splits, counts):
     return copied
 
 
+@program
 def main(argv=None):
     args = to_arguments(argv)
     args.out = args.out.resolve()

@@ -27,7 +27,7 @@ from preprocess.imgflip575k.split import KINDS, split_memes
 from preprocess.imgflip575k.templates import TABLE, read_templates
 from preprocess.imgflip575k.text_filter import BLOCKED_WORDS, BlockedWords, to_ascii
 from preprocess.imgflip575k.usable_memes import read_memes
-from util import InputError, ending_clearly, replaced_atomically, write_json
+from util import InputError, ending_clearly, program, replaced_atomically, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not continued
 MANIFEST = "imgflip.json"
@@ -206,6 +206,7 @@ def to_arguments(argv):
     return parser.parse_args(argv)
 
 
+@program
 def main(argv=None):
     args = vars(to_arguments(argv))
     with ending_clearly("stopped; the images drawn so far are kept, and the same command goes on from there"):

@@ -22,7 +22,7 @@ from dataloaders.meme_records import COLUMNS
 from preprocess.demo.meme_plans import plan_meme, write_image
 from preprocess.demo.sheet import write_sheet
 from preprocess.demo.wording import TOPICS
-from util import InputError, write_json
+from util import InputError, program, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not taken for this one
 MEMES_PER_TOPIC = {"train": 24, "val": 4, "test": 4}
@@ -103,6 +103,7 @@ def write_csv(path, memes):
                 writer.writerow((meme.image_id, meme.file_name, topic, query, captions, emotions, meme.text))
 
 
+@program
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Make the demo community.")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to make")

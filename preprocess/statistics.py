@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from dataloaders.communities import SPLITS
-from util import InputError, ending_clearly, write_json, write_text
+from util import InputError, ending_clearly, program, write_json, write_text
 
 ONE_COMMUNITY = ("features_path", *(f"{split}_csv" for split in SPLITS))
 
@@ -113,6 +113,7 @@ def describe_communities(args):
     return [problem for community in communities.values() for problem in community.report["problems"]]
 
 
+@program
 def main(argv=None):
     args = to_arguments(argv)
     with ending_clearly("stopped; what was read of the images is kept, and the same command goes on from there"):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dataloaders.communities import BENCHMARK
 from engine.methods import METHODS
-from util import InputError, ending_clearly, write_text
+from util import InputError, ending_clearly, program, write_text
 
 BASELINE = "clip4clip_meanp"
 TESTED = ("mAP", "R@1")
@@ -114,6 +114,7 @@ def check_baseline(name):
         raise InputError(f"--baseline: found {name}, expected a method of the main table: {', '.join(possible)}")
 
 
+@program
 def main(argv=None):
     args = to_arguments(argv)
     with ending_clearly("stopped"):

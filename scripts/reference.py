@@ -17,7 +17,7 @@ from dataloaders.communities import COMMUNITIES
 from dataloaders.meme_records import CAPTION_SOURCES, texts
 from engine.methods import METHODS
 from scripts.references import bm25, sentence_encoder
-from util import ending_clearly, make_logger, write_json
+from util import ending_clearly, make_logger, program, write_json
 
 BLOCK_SCORES = 2**22  # of a block of queries, with all memes
 NAMES = tuple(name for name, method in METHODS.items() if method.group == "reference")
@@ -159,6 +159,7 @@ def write(args, record, logger):
     logger.info(f"written to {Path(args.output_dir).resolve()}: {', '.join(run_record.written(args))}")
 
 
+@program
 def main(argv=None):
     args = to_arguments(argv)
     with ending_clearly("stopped"):

@@ -11,7 +11,7 @@ without a network.
 import argparse
 from pathlib import Path
 
-from util import InputError, ending_clearly, write_text
+from util import InputError, ending_clearly, program, write_text
 
 
 def to_arguments(argv):
@@ -32,6 +32,7 @@ def to_arguments(argv):
     return parser.parse_args(argv)
 
 
+@program
 def main(argv=None):
     args = to_arguments(argv)
     with ending_clearly("stopped; nothing was written"):

@@ -24,7 +24,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from util import InputError, ending_clearly
+from util import InputError, ending_clearly, program
 
 
 def seed(text):
@@ -61,6 +61,7 @@ def to_arguments(argv):
     return args, argv[end + 1 :]
 
 
+@program
 def main(argv=None):
     args, common_tokens = to_arguments(argv)
     with ending_clearly("stopped; the same command goes on from there"):

@@ -18,7 +18,8 @@ CONSOLE = "console.txt"  # in a run's folder: all that it printed
 LOCK = ".lock"
 POLL = 0.1  # seconds
 REPEAT = 5  # seconds after which a run is asked to stop again: one that is just importing may lose the signal
-ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "1"}  # a progress bar in a file need not be smooth
+# A run's output goes to a file: in UTF-8 whatever the terminal has, and its progress bar need not be smooth.
+ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "TQDM_MININTERVAL": "1"}
 
 
 @dataclass
