@@ -338,8 +338,9 @@ class Trainer:
                 )
             own = result[stage.select]["query_to_meme"]["metrics"]
             with tqdm.external_write_mode():
+                name = stage.select if self.args.branches == "qi_qc" else self.args.branches
                 self.logger.info(
-                    f"{stage.name} epoch {epoch}/{self.args.epochs}  val {stage.select}: R@1 {own['R@1']:.2f}  "
+                    f"{stage.name} epoch {epoch}/{self.args.epochs}  val {name}: R@1 {own['R@1']:.2f}  "
                     f"R@5 {own['R@5']:.2f}  R@10 {own['R@10']:.2f}  MdR {own['MdR']:.1f}  mAP {own['mAP']:.2f}"
                     f"{'  (best so far)' if better else ''}  {time.monotonic() - started:.1f} s"
                 )

@@ -23,7 +23,10 @@ from util import InputError, replaced_atomically
 
 FILE_NAME = "test_queries.npz"
 RELEVANT_STEP = 2**28  # see `order_keys`
-UNREADABLE = (ValueError, KeyError, OSError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+UNREADABLE = (
+    *(ValueError, TypeError, LookupError, OverflowError, OSError, EOFError, NotImplementedError),
+    *(zlib.error, zipfile.BadZipFile),
+)
 BEST_KEPT = 10
 
 
@@ -94,14 +97,16 @@ class QueryRecord:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> QueryRecord:
-        """Read the file of a run's folder; InputError where it is missing or damaged."""
+        """Read the file of a run's folder; InputError where it is missing or damaged, or its arrays do not fit."""
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise InputError(f"{path}: no such file; a finished run of this version writes it")
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            return cls._from_arrays(arrays)
+            record = cls._from_arrays(arrays)
+            record._check()
+            return record
         except UNREADABLE as error:
             raise InputError(f"{path}: cannot be read: {error}") from None
 
@@ -114,8 +119,10 @@ class QueryRecord:
             }
             for kind in ("ranks", "best_scores", "best_ranks")
         }
-        pieces = list(zip(arrays["word_text"].tolist(), arrays["word_weight"].tolist(), strict=True))
+        pieces = list(zip(arrays["word_text"].astype(np.str_).tolist(), arrays["word_weight"].tolist(), strict=True))
         ends = np.cumsum(arrays["words_of_query"]).tolist()
+        if (arrays["words_of_query"] < 0).any() or (ends[-1] if ends else 0) != len(pieces):
+            raise ValueError(f"words_of_query does not add up to {len(pieces)}")
         words = [pieces[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         return cls(
             topic_ids=topic_ids,
@@ -126,6 +133,33 @@ class QueryRecord:
             words=words,
             **parts,
         )
+
+    def _check(self) -> None:
+        """ValueError where an array is not of the kind or the shape that it should be, or a number not possible."""
+        queries, memes = self.relevance.shape
+        best = (queries, self.best_meme.shape[-1])
+        for name, array, kind, shape, low, high in (
+            ("topic_ids", self.topic_ids, "U", (queries,), None, None),
+            ("image_ids", self.image_ids, "U", (memes,), None, None),
+            ("alpha", self.alpha, "f", (queries,) if len(self.alpha) else (0,), 0, 1),
+            ("best_meme", self.best_meme, "iu", best, 0, memes - 1),
+            *(
+                (f"ranks.{score}", array, "iu", self.relevance.query.shape, 1, memes)
+                for score, array in self.ranks.items()
+            ),
+            *((f"best_scores.{score}", array, "f", best, None, None) for score, array in self.best_scores.items()),
+            *((f"best_ranks.{score}", array, "iu", best, 1, memes) for score, array in self.best_ranks.items()),
+        ):
+            if array.dtype.kind not in kind or array.shape != shape:
+                raise ValueError(f"{name} is {array.dtype} {array.shape}, expected shape {shape}")
+            if low is not None and not ((array >= low) & (array <= high)).all():
+                raise ValueError(f"{name} is not within {low} and {high} everywhere")
+        if len(self.words) != queries or not all(0 <= weight <= 2 for of in self.words for _, weight in of):
+            raise ValueError("the words are not those of the queries, or their weights not between 0 and 1")
+        if missing := ({"fused"} | (self.ranks.keys() & {"qi", "qc"})) - (self.ranks.keys() & self.best_ranks.keys()):
+            raise ValueError(f"there are no ranks of {', '.join(sorted(missing))}")
+        for score in self.ranks:
+            self.values(score)
 
 
 def order_keys(scores: np.ndarray, first_meme: int) -> np.ndarray:

@@ -195,12 +195,15 @@ def make_tables(args, runs, methods, absent, left_out):
     """
     from engine.methods import METHODS
     from scripts import make_tables as tables
-    from scripts.tables.run_tree import find_folders
+    from scripts.tables.run_tree import find_folders, unusable
 
     if all((run.community, run.method.name, run.seed) in left_out for run in runs):
         print("no tables: no run is made")
         return
     there, _ = find_folders(args.out)
+    for (community, method, seed), reason in unusable(runs, there, left_out).items():
+        print(f"{community} {method} seed {seed} is not in the tables: {reason}")
+        left_out[community, method, seed] = reason
     chosen = {method.name for method in methods}.union(*there.values())
     seeds = sorted({seed for of_community in there.values() for seeds in of_community.values() for seed in seeds})
     tables.make_tables(

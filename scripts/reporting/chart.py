@@ -93,6 +93,8 @@ def line_chart(title, lines, x_label, y_label, y_ticks, stages=(), best=None, ti
     tip(x): what an x is called where its values are shown.
     """
     xs = sorted({x for line in lines for x, _ in line.points})
+    if not xs:
+        return nothing(f"{title}: there are no values.")
     x_range = (min(0, xs[0]), xs[-1])
     whole = [value for value in ticks(*x_range) if value == int(value)]  # steps and epochs
     frame = Frame(whole, x_range, y_ticks, x_label, y_label)

@@ -111,7 +111,7 @@ def _alpha_points(run):
     """[(line's place, α)] over time; [] where it is fixed, there is one branch only, or it is chosen at the end."""
     if (
         run.args.get("fusion") not in ("learned", "query")
-        or run.args["co_train"] == "staged"
+        or run.args.get("co_train") == "staged"
         or not run.has_two_branches
     ):
         return []

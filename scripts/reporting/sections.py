@@ -112,7 +112,7 @@ def alpha(run):
     if own is None:
         return ""
     kind = {"learned": "learned", "query": "one per query: mean", "fixed": "fixed"}[run.args["fusion"]]
-    if run.args["fusion"] == "learned" and run.args["co_train"] == "staged":
+    if run.args["fusion"] == "learned" and run.args.get("co_train") == "staged":
         kind = "chosen on val"
     spread = f" (from {own['min']:.3f} to {own['max']:.3f})" if own["max"] - own["min"] > 1e-6 else ""
     text = f"{kind} {own['mean']:.3f}{spread}"
@@ -130,13 +130,13 @@ def duration(seconds):
 
 
 def times(run):
-    shown = {name: duration(value) for name, value in run.metrics["seconds"].items()}
+    shown = {name: duration(value) for name, value in (run.metrics["seconds"] or {}).items()}
     return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
 
 
 def parameters(run):
     counts = run.metrics.get("parameters")
-    return f"{counts['all']:,}, of which {counts['trained']:,} trained" if counts and counts["all"] else ""
+    return f"{counts['all']:,}, of which {counts['trained'] or 0:,} trained" if counts and counts["all"] else ""
 
 
 def device(run):

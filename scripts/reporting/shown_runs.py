@@ -4,9 +4,21 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataloaders.communities import COMMUNITIES
 from engine.arguments import NOT_CHECKED_ON_RESUME, TRAINING_ONLY, default_values
 from engine.methods import METHODS
-from evaluation.query_record import QueryRecord
+from evaluation.query_record import FILE_NAME, QueryRecord
+from metrics import METRICS
+from scripts.reporting.record_shape import (
+    ALPHA,
+    EVALUATION,
+    LOSSES,
+    MEASURE,
+    RANDOM,
+    check,
+    check_of_one_run,
+    check_records,
+)
 from util import InputError, read_json
 
 NOT_SETTINGS = NOT_CHECKED_ON_RESUME | {"datatype", "batch_size_val"}  # no result depends on these either
@@ -70,27 +82,61 @@ def read_run(folder):
         if not (folder / name).is_file():
             why = "the run is not finished" if (folder / "args.json").is_file() else "it is not the folder of a run"
             raise InputError(f"{folder}: found no {name}, so {why}; expected a finished run")
-    evaluations = [line for line in read_lines(folder / "metrics.jsonl") if line["split"] == "val"]
-    return Run(
+    metrics, args = read_json(folder / "metrics.json"), read_json(folder / "args.json")
+    start = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    check_records(folder, metrics, args, start or None)
+    run = Run(
         folder=folder,
-        args=read_json(folder / "args.json"),
-        start=read_json(folder / "run.json") if (folder / "run.json").is_file() else {},
-        metrics=read_json(folder / "metrics.json"),
-        losses=read_lines(folder / "losses.jsonl"),
-        evaluations=evaluations,
+        args=args,
+        start=start,
+        metrics=metrics,
+        losses=read_lines(folder / "losses.jsonl", {}),
+        evaluations=[line for line in read_lines(folder / "metrics.jsonl", {"split": str}) if line["split"] == "val"],
         record=QueryRecord.load(folder),
     )
+    check_of_one_run(folder, metrics, run.record)
+    check_report(run)
+    return run
 
 
-def read_lines(path):
-    """The objects of a .jsonl file, [] where there is none."""
+def check_report(run):
+    """InputError where a record lacks what only the report shows."""
+    path, test = run.folder / "metrics.json", run.metrics["test"]
+    intervals = {"intervals": dict.fromkeys(METRICS, [float, float])}
+    check(path, test["scores"], {str: dict.fromkeys(RANDOM, intervals)}, "test > scores")
+    changes = run.has_two_branches and run.args.get("co_train") != "staged" and run.args["fusion"]
+    for number, line in enumerate(run.losses, 1):
+        check(
+            run.folder / "losses.jsonl",
+            line,
+            LOSSES | {"alpha": float if changes == "learned" else MEASURE},
+            f"line {number}",
+        )
+    for number, line in enumerate(run.evaluations, 1):
+        shape = EVALUATION | ({"alpha": ALPHA} if changes == "query" else {})
+        check(run.folder / "metrics.jsonl", line, shape, f"evaluation {number} on val")
+    check(run.folder / "args.json", run.args, {"data_path": (None, str), "datatype": set(COMMUNITIES)})
+    best = run.metrics["best epoch"]
+    if best and run.evaluations and best["stage"] not in {line["stage"] for line in run.evaluations}:
+        raise InputError(
+            f"{path}: found the best epoch in a stage {best['stage']}, of which metrics.jsonl says nothing"
+        )
+    if not run.record.relevance.counts.all():
+        raise InputError(f"{run.folder / FILE_NAME}: found a query without a relevant meme, which no test split has")
+
+
+def read_lines(path, shape):
+    """The objects of a .jsonl file, [] where there is none. shape: of each one (record_shape.py)."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    found = []
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise InputError(f"{path}: a line is not JSON: {error}") from None
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            found.append(json.loads(line))
+            check(path, found[-1], shape, f"line {number}")
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: line {len(found) + 1} is not JSON: {error}") from None
+    return found
 
 
 def check_comparable(first, other):

@@ -37,7 +37,7 @@ def read_community(runs, data_path=None, features_path=None, test_csv=None):
     notes = []
     if not features.is_dir():
         if any(images_read(run) for run in runs):
-            raise InputError(f"{features}: no such folder of images; {ELSEWHERE}")
+            raise InputError(f"{features}: no such folder of images; {first.folder} was tested on them; {ELSEWHERE}")
         notes.append(f"There is no folder {features}: the gallery has no pictures.")
     split = read_splits({"test": csv}, features, read_captions=False)[0]["test"]
     topics, memes = places_in(split, first, csv)
@@ -60,9 +60,9 @@ def read_community(runs, data_path=None, features_path=None, test_csv=None):
 
 def places(args, data_path, features_path, test_csv):
     """(CSV, folder of images): as given, else inside the given --data_path, else as the run had them."""
-    root = data_path or args["data_path"]
-    csv = test_csv or (not data_path and args["test_csv"]) or Path(root, "test.csv")
-    features = features_path or (not data_path and args["features_path"]) or Path(root, "images")
+    root = data_path or args["data_path"] or ""
+    csv = test_csv or (not data_path and args.get("test_csv")) or Path(root, "test.csv")
+    features = features_path or (not data_path and args.get("features_path")) or Path(root, "images")
     return Path(csv), Path(features)
 
 

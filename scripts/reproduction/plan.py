@@ -74,8 +74,8 @@ class Plan:
             return State(AGAIN, f"{run.folder / 'run.json'} does not say by what code and data it was made")
         if other_code and not self.any_code:
             reasons.append("the code has changed")
-        if not finished and not reasons:
-            reasons = why_not_resumable(run)
+        if not reasons:
+            reasons = why_not_usable(run) if finished else why_not_resumable(run)
         if reasons:
             return State(AGAIN, "; ".join(reasons))
         kind = DONE if finished else INTERRUPTED
@@ -102,6 +102,17 @@ def changed_flags(run, args):
         old = args.get(name, default(name))
         if name not in NOT_CHECKED_ON_RESUME and old != value:
             yield f"--{name} was {old}, is {value}"
+
+
+def why_not_usable(run):
+    """[why no table can be made of a finished run's records], empty where one can."""
+    from scripts.tables.run_tree import read_run
+
+    try:
+        read_run(run.folder, run.method, run.seed)
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 def why_not_resumable(run):

@@ -217,9 +217,10 @@ def seconds_of(run):
 
 
 def map_of(run):
-    metrics = finished(run)
-    value = metrics and metrics["test"]["scores"]["fused"]["query_to_meme"]["metrics"]["mAP"]
-    return "" if value is None else f"mAP {value:.2f}, "
+    try:
+        return f"mAP {finished(run)['test']['scores']['fused']['query_to_meme']['metrics']['mAP']:.2f}, "
+    except (KeyError, TypeError, ValueError):
+        return ""
 
 
 def indented(lines):

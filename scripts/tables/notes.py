@@ -7,7 +7,7 @@ from scripts.tables.table import listed
 def selection(communities):
     """One sentence: which split and which epoch the numbers are of."""
     trained = [run for community in communities for run in community.runs if run.best is not None]
-    chosen = sorted({run.settings["select_metric"] for run in trained if "select_metric" in run.settings})
+    chosen = sorted({run.settings.get("select_metric") for run in trained} - {None})
     by = f" by {' or '.join(chosen)}" if chosen else ""
     return (
         "Test split, query to meme, scored once per run, after all choices: the epoch is the one that was best on val"

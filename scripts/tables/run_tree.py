@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import numpy as np
 
 from dataloaders.communities import COMMUNITIES
 from engine.methods import METHODS, Method
-from evaluation.query_record import FILE_NAME, QueryRecord
-from metrics import METRICS, average
+from evaluation.query_record import QueryRecord
+from scripts.reporting.record_shape import check_of_one_run, check_records
 from util import InputError, read_json
 
 NO_RUNS = "no runs"
@@ -154,7 +153,7 @@ def read_communities(root, communities=None, methods=None, seeds=None, absent=No
         reason = "" if folders else absent.get(slug, NO_RUNS)
         entries = {} if reason else {m.name: read_method(m, folders.get(m.name, {}), seeds, asked) for m in methods}
         result.append(CommunityRuns(slug, entries, reason))
-        check_test_split(result[-1])
+        check_test_split(result[-1].runs)
     return result, unknown
 
 
@@ -198,60 +197,57 @@ def read_run(folder, method, seed):
     """The Run of the folder of a Method's seed; InputError names the file that is missing, damaged or another run's."""
     results, settings, origin = (read_json(folder / f"{name}.json") for name in ("metrics", "args", "run"))
     record = QueryRecord.load(folder)
-    try:
-        names, values = record.values()
-    except (ValueError, KeyError, IndexError) as error:
-        raise InputError(f"{folder / FILE_NAME}: the ranks of the score 'fused' cannot be used: {error}") from None
-    path = folder / "run.json"
-    try:
-        code, data = origin["code"], origin["data"]
-        _ = code["version"], code["commit"], data["test"]["csv"]
-        path = folder / "metrics.json"
-        test = results["test"]
-        run = Run(
-            folder=folder,
-            seed=seed,
-            settings=settings,
-            code=code,
-            data=data,
-            test_split=checksum(record),
-            values=values,
-            metrics=numbers(test["scores"]["fused"]["query_to_meme"]["metrics"], METRICS),
-            random=numbers(test["random"]["query_to_meme"]["metrics"], METRICS),
-            alpha=optional(results["alpha"], ("mean", "min", "max")),
-            grid=optional(results["alpha by a grid on val"], ("alpha", "val_mAP")),
-            best=results["best epoch"] and {name: results["best epoch"][name] for name in ("stage", "epoch", "val")},
-            counts={name: int(test[name]) for name in ("queries", "memes", "relevant pairs")},
-            costs={name: cost(results, keys) for name, keys in COSTS.items()},
-            device=str(results["device"]),
-            processes=int(results["processes"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path}: found {what}, expected what a finished run writes") from None
+    check_records(folder, results, settings, origin)
+    _, values = check_of_one_run(folder, results, record)
     for what, found, expected in (("method", results.get("method"), method.name), ("seed", results["seed"], seed)):
         if found is not None and found != expected and (what == "method" or method.seeded):
-            raise InputError(f"{path}: found {what} {found}, expected {expected} in a folder of this name")
-    own = average(names, values)
-    for name in METRICS:
-        if not math.isclose(own[name], run.metrics[name], rel_tol=1e-6):
             raise InputError(
-                f"{path}: found {name} {run.metrics[name]:.4f}, expected {own[name]:.4f}, as in {FILE_NAME} beside it: "
-                "the two are not of one run"
+                f"{folder / 'metrics.json'}: found {what} {found}, expected {expected} in a folder of this name"
             )
-    return run
+    test = results["test"]
+    return Run(
+        folder=folder,
+        seed=seed,
+        settings=settings,
+        code=origin["code"],
+        data=origin["data"],
+        test_split=checksum(record),
+        values=values,
+        metrics=test["scores"]["fused"]["query_to_meme"]["metrics"],
+        random=test["random"]["query_to_meme"]["metrics"],
+        alpha=results["alpha"],
+        grid=results["alpha by a grid on val"],
+        best=results["best epoch"],
+        counts={name: test[name] for name in ("queries", "memes", "relevant pairs")},
+        costs={name: cost(results, keys) for name, keys in COSTS.items()},
+        device=results["device"],
+        processes=results["processes"],
+    )
 
 
-def numbers(values, names):
-    """{name: finite float}."""
-    result = {name: float(values[name]) for name in names}
-    if wrong := [name for name, value in result.items() if not math.isfinite(value)]:
-        raise ValueError(f"{wrong[0]} {result[wrong[0]]}")
-    return result
+def unusable(runs, folders, left_out):
+    """{(community, method, seed): why} of finished runs that would stop the tables of the others, and are to be named.
 
-
-def optional(values, names):
-    return None if values is None else numbers(values, names)
+    runs: of scripts.reproduce, which has looked at these itself; left_out: those of them, in this form, that are not
+    made. folders: {community: {method: {seed: folder}}}, all that there are.
+    """
+    made = {(run.community, run.method.name, run.seed): run for run in runs}
+    first = {}  # {community: the Run with whose test split all others are compared}
+    for key, run in made.items():
+        if key not in left_out and run.community not in first:
+            first[run.community] = read_run(run.folder, run.method, run.seed)
+    found = {}
+    for community, methods in folders.items():
+        for name, of_seeds in methods.items():
+            for seed, folder in of_seeds.items():
+                if (community, name, seed) in made or not (folder / "metrics.json").is_file():
+                    continue
+                try:
+                    run = read_run(folder, METHODS[name], seed)
+                    check_test_split([first.setdefault(community, run), run])
+                except InputError as error:
+                    found[community, name, seed] = str(error)
+    return found
 
 
 def cost(results, keys):
@@ -272,9 +268,8 @@ def checksum(record):
     return digest.hexdigest()
 
 
-def check_test_split(community):
-    """InputError names two runs of the community that are not of the same test split."""
-    runs = community.runs
+def check_test_split(runs):
+    """InputError names two runs of a community that are not of the same test split."""
     for run in runs[1:]:
         for what, same in (
             ("list of topics, memes or relevant pairs", run.test_split == runs[0].test_split),

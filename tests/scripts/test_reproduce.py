@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import re
 import shlex
@@ -98,6 +99,26 @@ def test_a_call_for_less_keeps_the_rows_of_what_is_made_already(place, first_cal
     assert main(flags(place, "first", "ief_qc")) == 0
     rows = read_csv(place.folder / "first" / "tables" / "main.csv")
     assert {row["method"] for row in rows if row["status"] == "complete"} >= {"bm25", "zero_shot_clip"}
+
+
+@pytest.mark.parametrize("damage", ["metrics.json", "test_queries.npz", "another test split"])
+def test_a_run_of_an_earlier_call_that_is_damaged_is_left_out_and_named(place, first_call, capsys, damage):
+    """It is none of this call's, which therefore does not make it again."""
+    path = place.folder / "first" / "community" / "bm25" / "seed_0" / ("run.json" if " " in damage else damage)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    if " " in damage:
+        origin = json.loads(whole)
+        origin["data"]["test"]["csv"] = "of an older test.csv"
+        path.write_text(json.dumps(origin), encoding="utf-8")
+    assert main(flags(place, "first", "ief_qc")) == 0
+    path.write_bytes(whole)
+    printed = capsys.readouterr().out
+    assert "community bm25 seed 0 is not in the tables: " in printed and str(path.parent) in printed
+    rows = read_csv(place.folder / "first" / "tables" / "main.csv")
+    [status] = [row["status"] for row in rows if row["method"] == "bm25"]
+    assert str(path.parent) in status
+    assert "complete" in {row["status"] for row in rows if row["method"] == "zero_shot_clip"}
 
 
 def test_the_old_results_of_a_run_that_fails_now_are_not_in_the_tables(place, capsys):

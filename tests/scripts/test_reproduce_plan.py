@@ -226,6 +226,8 @@ def test_other_images_are_a_reason_where_a_run_opens_them(plan, out, place):
     complete_arguments(args)
     folder = shutil.copytree(out, out.parents[1] / "drl_wti" / "seed_0")
     (folder / "args.json").write_text(json.dumps(vars(args)))
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"method": "drl_wti"}))
     image = place.data / "images" / "train_red_1.png"
     before = image.read_bytes()
     assert plan(methods=methods, out="copy") == {name: ("done", None), ONLY: ("done", None)}
@@ -254,6 +256,14 @@ def test_a_record_that_says_too_little_is_a_reason(plan, out):
     (out / "metrics.json").unlink()
     (out / "checkpoint_last.pt").unlink()
     assert state(plan)[0].startswith("missing"), "a start that failed"
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "test_queries.npz"])
+def test_a_finished_run_whose_results_cannot_be_read_is_made_again(plan, out, name):
+    path = out / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    found, command = state(plan)
+    assert found.startswith(f"made again: {path}: ") and command[-1] == "--overwrite"
 
 
 def test_an_interrupted_run_goes_on_if_nothing_has_changed(plan, out, monkeypatch):
