@@ -1,5 +1,6 @@
 """What every part shares: the error that users see, atomic files, checksums, locks, seeds, the run's logger."""
 
+import argparse
 import contextlib
 import functools
 import hashlib
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, ParamSpec, TypeVar, overload
+from typing import IO, Any, NoReturn, ParamSpec, TypeVar, overload
 
 JsonKind = TypeVar("JsonKind")  # list, dict, ...
 Arguments = ParamSpec("Arguments")  # of a program's main
@@ -47,6 +48,13 @@ _usual_excepthook, sys.excepthook = sys.excepthook, _say_what_to_run
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its kind where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class Parser(argparse.ArgumentParser):
+    """A program's flags. An error is one line that points to --help, without the usage of them all."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
 
 def program(main: Callable[Arguments, Code]) -> Callable[Arguments, Code]:

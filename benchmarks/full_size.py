@@ -7,7 +7,6 @@ ranks in both directions, metrics with intervals. For comparison: the plain way,
 three score matrices would take in memory.
 """
 
-import argparse
 import time
 
 import numpy as np
@@ -21,7 +20,7 @@ from benchmarks.train_step import make_model
 from evaluation.eval_loop import EncodedSplit, rank_split, summarise
 from evaluation.feature_store import FeatureStore
 from modules.interaction import unit_tokens
-from util import program
+from util import Parser, program
 
 
 def random_split(queries, memes, words, device, limit_gb):
@@ -96,7 +95,7 @@ def measure(options):
 
 @program
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=3630)
     parser.add_argument("--memes", type=int, default=148886)
     parser.add_argument("--words", type=int, default=32)

@@ -7,7 +7,6 @@ take its SHA-256 and its perceptual hash; they take turns, and the best of three
 the memory that more images take, and the time of `near_duplicate_pairs` on as many memes as the benchmark has.
 """
 
-import argparse
 import hashlib
 import io
 import os
@@ -26,7 +25,7 @@ from benchmarks.image_loading import draw_photograph
 from benchmarks.machine import peak_memory_mib
 from preprocess.comparing.image_facts import image_facts
 from preprocess.comparing.near_duplicates import bit_count, near_duplicate_pairs
-from util import program
+from util import Parser, program
 
 FULL_SIZE = 148_886  # records of the benchmark
 QUALITY = 70
@@ -141,7 +140,7 @@ def report_pairs(count):
 
 @program
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000, help="how many files (default: %(default)s)")
     parser.add_argument("--size", type=int, default=500, help="their height and width (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=FULL_SIZE, help="memes to pair (default: %(default)s)")

@@ -6,7 +6,6 @@ draws JPEGs like photographs into a temporary folder and prints, for each way, t
 them, its ratio to plain decoding in the same run, and the peak memory of the process.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 
 from benchmarks.machine import peak_memory_mib
 from dataloaders.image_transform import RESIZE_MODES, load_image
-from util import program
+from util import Parser, program
 
 TARGET = 224  # CLIP ViT-B/32's input
 QUALITY = 80
@@ -69,7 +68,7 @@ def images_per_second(load, paths):
 
 @program
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=200, help="how many files (default: %(default)s)")
     parser.add_argument("--size", type=int, default=500, help="their height and width (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the drawn images (default: %(default)s)")

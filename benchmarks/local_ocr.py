@@ -7,7 +7,6 @@ all topics in turn. The settings in preprocess/annotation/local_text.py were cho
 of rendered memes of `preprocess.imgflip`; the second half was not looked at.
 """
 
-import argparse
 import csv
 import json
 import random
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from benchmarks.machine import describe
 from preprocess.annotation.local import Local
 from preprocess.annotation.pictures import pictures_of
-from util import program
+from util import Parser, program
 
 
 def sample(path, count, seed):
@@ -48,7 +47,7 @@ def error_rates(truth, found):
 
 @program
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--community", type=Path, required=True, metavar="DIR")
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)

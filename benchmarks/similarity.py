@@ -6,8 +6,6 @@ Times what an evaluation does with encoded queries and memes: WTI in the chunks 
 The alternative in the same run: WTI as the formula is written, with a mask over the whole score tensor.
 """
 
-import argparse
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,7 +13,7 @@ import torch.nn.functional as F
 from benchmarks.machine import Figure, describe, gemm_rate, peak_memory, seconds_of, show, synchroniser
 from evaluation.eval_loop import chunk_of_queries
 from modules.interaction import token_interaction, unit_tokens
-from util import program
+from util import Parser, program
 
 
 def masked_formula(words, word_mask, word_weight, tokens, token_mask, token_weight):
@@ -92,7 +90,7 @@ def measure(options):
 
 @program
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=2000)
     parser.add_argument("--memes", type=int, default=2000)
     parser.add_argument("--words", type=int, default=32)

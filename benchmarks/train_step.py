@@ -7,7 +7,6 @@ The arithmetic is counted by torch's FlopCounterMode while the step runs, not es
 the time is told that these steps wait for data.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -19,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import Figure, describe, gemm_rate, peak_memory, seconds_of, show, synchroniser
 from modules.backbones.openai import CLIP, ClipSizes
-from util import program
+from util import Parser, program
 
 VIT_B_32 = ClipSizes(
     embed_dim=512,
@@ -176,7 +175,7 @@ def measure(options):
 
 @program
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--words", type=int, default=32, help="tokens of each query and caption")
     parser.add_argument("--captions", type=int, default=1)

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dataloaders.communities import COMMUNITIES, SPLITS
+from engine.foreign_flags import foreign_lines
 from engine.methods import METHODS
-from util import InputError
+from util import InputError, Parser
 
 SLUGS = tuple(COMMUNITIES)
 METHOD_NAMES = tuple(name for name, method in METHODS.items() if method.group != "reference")
@@ -108,8 +109,17 @@ class _Formatter(argparse.HelpFormatter):
         return f"{action.help or ''} (default: %(default)s)".strip()
 
 
+class _Parser(Parser):
+    """A flag that another repository has and this one has not gets a line of its own."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if lines := foreign_lines(sys.argv[1:] if args is None else list(args)):
+            self.error("\n  ".join(lines))
+        return super().parse_known_args(args, namespace)
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="main_task_retrieval.py",
         description="Train and evaluate IEF. Starts as a plain command or under torchrun.",
         formatter_class=_Formatter,

@@ -22,14 +22,14 @@ from metrics import (
     shape_text,
     weighted_sum,
 )
-from util import InputError, program, write_json
+from util import InputError, Parser, program, write_json
 
 Row = tuple[str, dict[str, float], dict[str, tuple[float, float]] | None]  # name, metrics, intervals
 LEGEND = "all in %, but the ranks MdR and MnR; [low,high]: 95 % bootstrap interval (1,000 resamples, seed {})"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="metrics.py",
         description="Retrieval metrics of saved similarity matrices (queries x memes), in both directions.",
     )

@@ -15,11 +15,11 @@ import shutil
 from pathlib import Path
 
 from preprocess.comparing.near_duplicates import DEFAULT_HASH_THRESHOLD
-from util import InputError, ending_clearly, program
+from util import InputError, Parser, ending_clearly, program
 
 
 def to_arguments(argv):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m preprocess.build_community",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

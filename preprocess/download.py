@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from preprocess.downloading.archives import archive_stem, extract
 from preprocess.downloading.sources import Changed, Dropped, file_name, open_source, without_secrets
-from util import InputError, program, sha256_of, write_json
+from util import InputError, Parser, program, sha256_of, write_json
 
 MODULES = Path(__file__).resolve().parent.parent / "modules"
 CLIP_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
@@ -166,7 +166,7 @@ class Download:
 
 
 def to_arguments(argv):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m preprocess.download",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

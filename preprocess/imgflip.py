@@ -27,7 +27,7 @@ from preprocess.imgflip575k.split import KINDS, split_memes
 from preprocess.imgflip575k.templates import TABLE, read_templates
 from preprocess.imgflip575k.text_filter import BLOCKED_WORDS, BlockedWords, to_ascii
 from preprocess.imgflip575k.usable_memes import read_memes
-from util import InputError, ending_clearly, program, replaced_atomically, write_json
+from util import InputError, Parser, ending_clearly, program, replaced_atomically, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not continued
 MANIFEST = "imgflip.json"
@@ -183,7 +183,7 @@ def at_least(smallest):
 
 
 def to_arguments(argv):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m preprocess.imgflip", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add, number = parser.add_argument, at_least(1)

@@ -9,7 +9,6 @@ memes. The captions also tell the text, which hints at both, and small objects. 
 and the emotion words each tell what the others do not.
 """
 
-import argparse
 import csv
 import json
 import shutil
@@ -22,7 +21,7 @@ from dataloaders.meme_records import COLUMNS
 from preprocess.demo.meme_plans import plan_meme, write_image
 from preprocess.demo.sheet import write_sheet
 from preprocess.demo.wording import TOPICS
-from util import InputError, program, write_json
+from util import InputError, Parser, program, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not taken for this one
 MEMES_PER_TOPIC = {"train": 24, "val": 4, "test": 4}
@@ -105,7 +104,7 @@ def write_csv(path, memes):
 
 @program
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Make the demo community.")
+    parser = Parser(description="Make the demo community.")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other memes (default: %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side of a meme in pixels (default: %(default)s)")

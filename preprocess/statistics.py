@@ -17,13 +17,13 @@ import sys
 from pathlib import Path
 
 from dataloaders.communities import SPLITS
-from util import InputError, ending_clearly, program, write_json, write_text
+from util import InputError, Parser, ending_clearly, program, write_json, write_text
 
 ONE_COMMUNITY = ("features_path", *(f"{split}_csv" for split in SPLITS))
 
 
 def to_arguments(argv):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m preprocess.statistics",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

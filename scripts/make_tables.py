@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dataloaders.communities import BENCHMARK
 from engine.methods import METHODS
-from util import InputError, ending_clearly, program, write_text
+from util import InputError, Parser, ending_clearly, program, write_text
 
 BASELINE = "clip4clip_meanp"
 TESTED = ("mAP", "R@1")
@@ -23,7 +23,7 @@ SHOWN = ("method", "R@1", "R@5", "R@10", "MdR", "mAP")
 
 
 def to_arguments(argv):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m scripts.make_tables",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

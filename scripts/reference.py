@@ -17,7 +17,7 @@ from dataloaders.communities import COMMUNITIES
 from dataloaders.meme_records import CAPTION_SOURCES, texts
 from engine.methods import METHODS
 from scripts.references import bm25, sentence_encoder
-from util import ending_clearly, make_logger, program, write_json
+from util import Parser, ending_clearly, make_logger, program, write_json
 
 BLOCK_SCORES = 2**22  # of a block of queries, with all memes
 NAMES = tuple(name for name, method in METHODS.items() if method.group == "reference")
@@ -33,7 +33,7 @@ AS_EVALUATION = {
 
 
 def to_arguments(argv):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m scripts.reference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

@@ -11,11 +11,11 @@ without a network.
 import argparse
 from pathlib import Path
 
-from util import InputError, ending_clearly, program, write_text
+from util import InputError, Parser, ending_clearly, program, write_text
 
 
 def to_arguments(argv):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m scripts.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

@@ -24,7 +24,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from util import InputError, ending_clearly, program
+from util import InputError, Parser, ending_clearly, program
 
 
 def seed(text):
@@ -36,7 +36,7 @@ def seed(text):
 
 def to_arguments(argv):
     """(namespace, tokens after `--`)."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m scripts.reproduce",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

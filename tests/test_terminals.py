@@ -46,6 +46,15 @@ def test_every_program_is_prepared_for_any_terminal():
         assert [decorator.id for decorator in main.decorator_list] == ["program"], path
 
 
+def test_an_argument_error_of_any_program_is_one_line():
+    """Each one's parser is util.Parser, which says so in one place."""
+    for path in ROOT.rglob("*.py"):
+        if path.relative_to(ROOT).parts[0] not in ("tests", ".venv") and path.name != "util.py":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "ArgumentParser":
+                    assert any(keyword.arg == "add_help" for keyword in node.keywords), path
+
+
 def start(*argv, encoding="utf-8", **how):
     """A process with stdout and stderr as pipes, unless `how` says otherwise."""
     environment = os.environ | {"PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}

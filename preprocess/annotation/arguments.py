@@ -8,7 +8,7 @@ from engine.arguments import non_negative, positive_int
 from preprocess.annotation import emotion_words
 from preprocess.annotation.answer import LANGUAGES, without_key
 from preprocess.downloading.sources import split_http
-from util import InputError
+from util import InputError, Parser
 
 PROVIDERS = ("gemini", "openai", "local")
 NOT_FOR_LOCAL = ("model", "base_url", "prompt", "timeout", "price_input", "price_output", "max_cost")
@@ -22,7 +22,7 @@ failed; 1 an error; 2 a wrong command line; 3 --max_cost was reached before all 
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Write captions, text and emotion words of the memes in a folder.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

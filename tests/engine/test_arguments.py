@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from engine.arguments import SLUGS, build_parser, parse_arguments
+from engine.foreign_flags import FOREIGN
 from tests.conftest import ROOT
 
 TRAIN = ["--do_train", "--output_dir", "runs/x"]
@@ -104,13 +105,56 @@ def test_senseless_combinations_are_refused_with_the_reason(flags, reason, capsy
     assert reason in capsys.readouterr().err
 
 
+def error_of(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments(flags)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+THEIRS = """do_pretrain feature_framerate margin hard_negative_rate negative_weighting n_gpu n_pair
+text_num_hidden_layers visual_num_hidden_layers world_size local_rank rank lr_decay use_mil sampled_use_mil
+expand_msrvtt_sentences train_frame_order eval_frame_order loose_type fp16 fp16_opt_level task_type cache_dir
+cross_model bert_model visual_model video_dim max_position_embeddings base_encoder agg_module cdcr cdcr_alpha1
+cdcr_alpha2 workers split_batch video_path anno_path num_video_frames captions_path video_framerate do_lower_case"""
+
+
+def test_flags_of_the_public_programs_are_answered_or_known_here():
+    ours = {option for action in build_parser()._actions for option in action.option_strings}
+    assert FOREIGN.keys() >= set(THEIRS.split())
+    assert not {f"--{name}" for name in FOREIGN} & ours
+    for name, sentence in FOREIGN.items():
+        assert re.match(r"(gone|renamed|not needed): ", sentence), name
+        for flag in re.findall(r"(?<!`)--\w+", sentence):
+            assert flag in ours, f"--{name} is answered by {flag}, which is no flag"
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_flag_of_another_program_gets_its_line(name, capsys):
+    for words in ([f"--{name}", "1"], [f"--{name}=1"], [f"--{name}"]):
+        error = error_of([*TRAIN, *words, "--lr", "1e-4"], capsys)
+        assert error == f"main_task_retrieval.py: error: --{name}: {FOREIGN[name]} (--help lists the flags)\n"
+
+
+def test_all_flags_of_other_programs_are_named_at_once(capsys):
+    lines = error_of([*TRAIN, "--fp16", "--margin", "0.1", "--no_such_flag"], capsys).splitlines()
+    assert len(lines) == 2 and "--fp16: renamed" in lines[0] and "--margin: gone" in lines[1]
+
+
+@pytest.mark.parametrize("flags", [[*TRAIN, "--no_such_flag"], [*TRAIN, "--lr", "fast"], ["--do_train"], TRAIN[1:]])
+def test_an_error_is_one_line_that_points_to_help(flags, capsys):
+    error = error_of(flags, capsys)
+    assert error.count("\n") == 1 and error.startswith("main_task_retrieval.py: error: ")
+    assert error.endswith("(--help lists the flags)\n")
+
+
 def test_every_flag_is_read_by_the_program():
     """No flag without effect: each name occurs as `args.<name>` (or by name) outside the parser."""
     code = "".join(
         path.read_text()
         for folder in ("engine", "evaluation", "dataloaders", ".")
         for path in (ROOT / folder).glob("*.py")
-        if path.name != "arguments.py"
+        if path.name not in ("arguments.py", "foreign_flags.py")
     )
     for action in build_parser()._actions:
         if action.dest != "help":
