@@ -39,11 +39,13 @@ def trouble_of_one_process(error):
 
 
 def chosen_device(args):
-    """cpu or cuda: --device, else cuda where there is one. InputError where it is asked for and absent."""
+    """cpu, cuda or mps: --device, else cuda where there is one. InputError where it is asked for and absent."""
     import torch
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here")
+    if args.device == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device mps: torch sees no GPU of Apple's here")
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return args.device
 

@@ -131,7 +131,7 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.partial")
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # to be written: Windows syncs no other
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

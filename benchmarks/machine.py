@@ -1,12 +1,11 @@
 """What every benchmark measures in its own run, and how it tells it: matrix-product rate, peak memory, lines, JSON."""
 
 import dataclasses
-import resource
-import sys
 import time
 
 import torch
 
+from engine.run_record import host_memory_mib
 from util import write_json
 
 
@@ -56,8 +55,8 @@ def synchroniser(device):
 
 
 def peak_memory_mib():
-    """Peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    """Peak resident memory of this process, nan where the system does not say it."""
+    return host_memory_mib() or float("nan")
 
 
 def peak_memory(device):

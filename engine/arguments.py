@@ -154,7 +154,11 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--init_model", metavar="FILE", help="checkpoint whose model is the start, or is evaluated")
     group.add_argument("--resume_model", metavar="FILE", help="checkpoint_last.pt of an interrupted run to go on with")
     group.add_argument("--seed", type=int, default=0, help="of weights, batches, dropout and intervals")
-    group.add_argument("--device", choices=("cpu", "cuda"), help="cpu or cuda; the default is cuda where there is one")
+    group.add_argument(
+        "--device",
+        choices=("cpu", "cuda", "mps"),
+        help="the default is cuda where there is one, else cpu; mps (Apple's GPUs) is not tested",
+    )
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -420,6 +424,7 @@ def check_task(args: argparse.Namespace, given: set[str]) -> None:
         args.resume_model and args.overwrite,
         "--overwrite would delete the run that --resume_model goes on with",
     )
+    refuse(args.device == "mps" and args.precision != "fp32", "--device mps goes with --precision fp32")
     refuse(not 0 <= args.seed < 2**32, f"--seed {args.seed}: 0 to {2**32 - 1}")
     refuse(args.max_grad_norm == 0, "--max_grad_norm 0 leaves nothing of a gradient; a large number clips nothing")
     refuse(args.save_steps < 0, f"--save_steps {args.save_steps} is negative")

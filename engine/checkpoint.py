@@ -75,6 +75,8 @@ def random_states(device: torch.device) -> dict[str, torch.Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
     return states
 
 
@@ -82,6 +84,8 @@ def set_random_states(states: Mapping[str, torch.Tensor], device: torch.device) 
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
 
 
 def check_resumable(path: str | os.PathLike[str], state: Mapping[str, Any], args: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import shlex
 import shutil
 import subprocess
@@ -154,8 +153,18 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_mb(device: torch.device) -> dict[str, int]:
-    """Peak memory of this process in MiB: on the device where it is a GPU, and of the host."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    """Peak memory of this process in MiB: on the device where it is a GPU, and of the host where the system says it."""
+    own = host_memory_mib()
+    peak = {"host": round(own)} if own is not None else {}
     if device.type == "cuda":
-        return {"host": round(own), "device": round(torch.cuda.max_memory_allocated(device) / 2**20)}
-    return {"host": round(own)}
+        peak["device"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return peak
+
+
+def host_memory_mib() -> float | None:
+    """Peak resident memory of this process in MiB; None on Windows, which has no such call."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

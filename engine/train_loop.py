@@ -252,7 +252,8 @@ class Trainer:
     def _checked(self, stage: Stage, tensors: dict[str, torch.Tensor]) -> dict[str, float]:
         """The losses of the global batch, summed over the processes; InputError where one is not finite."""
         names = list(tensors)
-        values = distributed.summed(torch.stack([tensors[name].double() for name in names])).tolist()
+        kind = torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        values = distributed.summed(torch.stack([tensors[name].to(kind) for name in names])).tolist()
         losses = dict(zip(names, values, strict=True))
         scaled = self.args.precision == "fp16"  # then a step whose gradient is not finite has been left out
         if not all(map(math.isfinite, values)) or not (scaled or math.isfinite(self.gradient_norm)):

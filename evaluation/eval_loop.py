@@ -275,7 +275,7 @@ def alpha_of_queries(model: IEF, encoded: EncodedSplit) -> np.ndarray:
     queries = encoded.queries["sentence"]
     if model.fusion is None:
         return np.zeros(0)
-    return model.fusion.alpha(queries).double().expand(len(queries), 1)[:, 0].cpu().numpy()
+    return model.fusion.alpha(queries).cpu().double().expand(len(queries), 1)[:, 0].numpy()
 
 
 def alpha_summary(model: IEF, encoded: EncodedSplit) -> dict[str, float] | None:

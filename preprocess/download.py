@@ -159,7 +159,7 @@ class Download:
                 f"{self.shown}: the {size:,} bytes received have the SHA-256 {found}, expected "
                 f"{self.sha256}; they were removed. If you have the right file, {self.place()}"
             )
-        with open(self.data, "rb") as file:
+        with open(self.data, "r+b") as file:  # to be written: Windows syncs no other
             os.fsync(file.fileno())
         os.replace(self.data, self.target)
         self.remove()

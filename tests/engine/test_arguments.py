@@ -92,6 +92,7 @@ def test_help_explains_every_flag_and_needs_nothing_heavy():
             "no loss reads the image",
         ),
         (["--do_eval", "--init_model", "m.pt", "--output_dir", "x", "--train_csv", "t"], "--train_csv has no effect"),
+        ([*TRAIN, "--device", "mps", "--precision", "bf16"], "--device mps goes with --precision fp32"),
         ([*TRAIN, "--max_words", "2"], "no word between start and end"),
         ([*TRAIN, "--lr", "-1"], "must be 0 or more"),
         ([*TRAIN, "--batch_size", "0"], "at least 1"),

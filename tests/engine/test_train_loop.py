@@ -138,6 +138,7 @@ def test_the_fused_matrix_is_the_weighted_sum(trained):
 def test_stage_one_of_staged_is_a_run_of_the_image_branch(trained, place):
     """Same seed, same batches, same dropout: the same weights, to the last bit."""
     alone, staged = trained("image alone", "--branches", "qi"), trained("staged")
+    assert "val qi: R@1" in trained.printed["image alone"] and "val fused" not in trained.printed["image alone"]
     lines = [line for line in history(staged) if line["stage"] == "qi"]
     assert [line["losses"]["qi"] for line in lines] == [line["losses"]["qi"] for line in history(alone)]
     assert [line["scores"]["qi"] for line in lines] == [line["scores"]["qi"] for line in history(alone)]
