@@ -28,16 +28,19 @@ multiprocessing.set_start_method("spawn")
 
 
 def test_every_file_can_be_imported_and_a_run_trains_and_is_evaluated(tmp_path):
-    """With a loader process, which is spawned and gets its data pickled."""
+    """The evaluation with a loader process, which is spawned and gets its data pickled; training has the same one."""
     place = Place(tmp_path, train=2, val=1, test=1, animated=0)
-    flags = place.flags("run", "--epochs", "1", "--num_thread_reader", "1", "--device", "cpu", "--image_cache_gb", "0")
+    shared = ["--device", "cpu", "--image_cache_gb", "0", "--num_thread_reader"]
+    train = place.flags("run", "--branches", "qi", "--epochs", "1", *shared, "0")
+    evaluate = place.eval_flags("test", "run/checkpoint_best.pt", *shared, "1")
     names = sorted(name for name in FILES if not name.startswith("benchmarks."))  # these are for Linux
     code = f"{UNLIKE_UNIX}for name in {names}: importlib.import_module(name)\n"
-    code += "from main_task_retrieval import main\nif __name__ == '__main__': sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
+    code += f"from main_task_retrieval import main\nassert main({train}) == 0\nassert main({evaluate}) == 0"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = read_json(tmp_path / "run" / "metrics.json")
-    assert found["peak memory (MiB)"] == {} and found["test"]["queries"] == 8
+    for folder in ("run", "test"):
+        found = read_json(tmp_path / folder / "metrics.json")
+        assert found["peak memory (MiB)"] == {} and found["test"]["queries"] == 8
 
 
 def test_memory_is_not_said_where_the_system_does_not_say_it(monkeypatch):
