@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 
 from engine.arguments import check_settings, parse_arguments
 from util import InputError, make_logger, program, set_seed
@@ -12,19 +11,21 @@ from util import InputError, make_logger, program, set_seed
 def main(argv=None):
     args, given = parse_arguments(argv)
     from engine import distributed
+    from engine.output_folder import OutputFolder
 
+    folder = OutputFolder(args)
     try:
-        run(args, given, distributed.setup(chosen_device(args)))
-    except InputError as error:
+        device = distributed.setup(chosen_device(args))
+        with folder:
+            run(args, given, device, folder)
+    except (InputError, OSError) as error:
         if distributed.is_first_here():
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {error}{folder.way_on(error)}", file=sys.stderr)
         elif trouble_of_one_process(error):
             print(f"error in process {distributed.rank()}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        last = Path(args.output_dir) / "checkpoint_last.pt"
-        go_on = f"; go on with --resume_model {last}" if args.do_train and last.is_file() else ""
-        print(f"stopped{go_on}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"stopped{folder.way_on(stop)}", file=sys.stderr)
         return 130
     finally:
         distributed.tear_down()
@@ -50,12 +51,13 @@ def chosen_device(args):
     return args.device
 
 
-def run(args, given, device):
+def run(args, given, device, folder):
     """Read and check the data, build the model, train it or load it, score the test split, write metrics.json."""
     from engine import checkpoint, distributed, run_record
     from engine.build_model import complete_arguments
 
     started = time.monotonic()
+    distributed.call_in_main(folder.lock)
     saved_path = args.resume_model or args.init_model
     saved = checkpoint.load(saved_path) if saved_path else None
     if args.init_model:
@@ -69,25 +71,20 @@ def run(args, given, device):
         from engine.tensorboard_curves import check_package
 
         check_package()
-    distributed.call_in_main(run_record.prepare_output_dir, args)
-    distributed.call_in_main(run_record.write_args, args)
-    logger = make_logger(log_file(args), quiet=not distributed.is_main())
+    distributed.call_in_main(folder.take)
+    logger = make_logger(quiet=not distributed.is_main())
+    folder.keep_log(logger)
     logger.info(run_record.command_line())
     set_seed(args.seed)
 
     csv_paths, splits, lines = read_data(args)
     data, counts, model = prepare(args, device, saved, splits, lines, logger)
+    distributed.call_in_main(folder.begin, logger)
     distributed.call_in_main(run_record.write_run, args, csv_paths, splits)
     trainer = None
     if args.do_train:
         trainer = train(args, data, model, device, saved, logger)
     evaluate(args, data, counts, model, device, logger, trainer, started)
-
-
-def log_file(args):
-    from engine import distributed
-
-    return Path(args.output_dir) / "log.txt" if distributed.is_main() else None
 
 
 def read_data(args):

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -10,7 +11,13 @@ import logging
 import os
 import random
 import select
+import shutil
+import socket
+import stat
 import sys
+import tempfile
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +27,7 @@ JsonKind = TypeVar("JsonKind")  # list, dict, ...
 Arguments = ParamSpec("Arguments")  # of a program's main
 Code = TypeVar("Code")
 NOBODY_READS = 141  # exit code: what a shell reports of a program that SIGPIPE ended
+LOCK_VARIABLE = "IEF_LOCK"  # the environment's: the descriptor of the lock that a parent process holds for this one
 
 
 class InputError(ValueError):
@@ -43,6 +51,10 @@ def _say_what_to_run(kind: type[BaseException], error: BaseException, trace: Tra
 # At import, since programs import packages before their main is called: preprocess, scripts, benchmarks import this
 # file first of all.
 _usual_excepthook, sys.excepthook = sys.excepthook, _say_what_to_run
+
+
+class NotWritten(InputError):
+    """A file that the system does not let be written: a full disk, a quota, a read-only folder, no permission."""
 
 
 def first_line(error: BaseException) -> str:
@@ -125,17 +137,67 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     A reader sees the old file or the whole new one, also when the process is killed: the data reach the disk
     before the name does. The temporary name is always the same, so that a leftover of a killed process is
-    overwritten by the next one.
+    overwritten by the next one. A link stays, and the file that it leads to is replaced. To a device or a pipe (also
+    /dev/stdout) the whole new file is written at the end. NotWritten where the system refuses any of it.
     """
     path = Path(path)
+    if _is_stream(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+            sys.stdout.flush()  # in case it leads to the same place
+            with open(Path(folder) / path.name, "rb") as file, open(path, "ab") as stream:
+                shutil.copyfileobj(file, stream)
+        return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.partial")
     try:
         yield temporary
         with open(temporary, "r+b") as file:  # to be written: Windows syncs no other
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise not_written(path, error, temporary) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path leads to a device or a pipe, or to one of a process's open files by the name of its descriptor."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    named = os.path.realpath(path.parent).split(os.sep)[1] in ("dev", "proc")
+    return named or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def not_written(path: str | os.PathLike[str], error: OSError, temporary: Path | None = None) -> OSError | NotWritten:
+    """The error of writing `path`, by way of `temporary`, as a sentence; an error of another file as it is."""
+    other = error.filename is not None and Path(os.fsdecode(error.filename)) not in (Path(path), temporary)
+    if other or isinstance(error, BrokenPipeError):
+        return error
+    before = "the earlier one is whole" if Path(path).is_file() else "nothing of it is left"
+    return NotWritten(f"{path}: cannot be written ({error.strerror or error}); {before}")
+
+
+def reserve(file: IO[Any], size: int) -> None:
+    """Make an open file `size` bytes long, and take that room on the disk; OSError where there is none.
+
+    A file that is mapped into memory without it ends the process (SIGBUS) where the disk fills up.
+    """
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    except AttributeError:  # Windows, macOS
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+    file.seek(0)
+    while (rest := size - file.tell()) > 0:
+        file.write(bytes(min(rest, 2**22)))
+    file.flush()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -190,6 +252,52 @@ def locked(file: IO[Any]) -> bool:
     return True
 
 
+_locks: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
+
+
+def _leave_locks() -> None:
+    """In a process that was forked, as loader processes are: the lock is its parent's, and ends with that one."""
+    for file in _locks:
+        file.close()
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)
+
+
+def take_lock(path: str | os.PathLike[str], command: str) -> IO[bytes]:
+    """Lock a file, made where there is none, and write into it who holds it: the file, to be closed at the end.
+
+    InputError, with the holder as text, where another process has the lock. Where the parent process has it and passes
+    it on (LOCK_VARIABLE), it is this one's too.
+    """
+    file = None
+    with contextlib.suppress(OSError, ValueError):
+        number = int(os.environ.get(LOCK_VARIABLE, ""))
+        if os.path.samestat(os.fstat(number), os.stat(path)):
+            file = open(number, "a+b", buffering=0)  # noqa: SIM115 (the caller closes it)
+    try:
+        file = file or open(path, "a+b", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise not_written(path, error) from error
+    if not locked(file):
+        holder = ""
+        for _ in range(20):  # one that has just taken it is about to write
+            file.seek(0)
+            holder = holder or file.read(2000).decode("utf-8", "replace").strip()
+            if not holder:
+                time.sleep(0.05)
+        file.close()
+        raise InputError(holder or "another process is at work there")
+    _locks.add(file)
+    with contextlib.suppress(OSError):  # on a full disk it is locked all the same
+        file.truncate(0)
+        began = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {began}: {command}\n".encode())
+    return file
+
+
 def set_seed(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators (all devices)."""
     import numpy as np
@@ -208,9 +316,7 @@ def make_logger(log_file: str | os.PathLike[str] | None = None, quiet: bool = Fa
     logger = logging.Logger("ief", logging.WARNING if quiet else logging.INFO)
     logger.addHandler(_Console(sys.stdout))
     if log_file is not None:
-        handler = logging.FileHandler(log_file, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logger.addHandler(handler)
+        add_log_file(logger, log_file)
     return logger
 
 
@@ -220,3 +326,25 @@ class _Console(logging.StreamHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
+
+
+def add_log_file(logger: logging.Logger, log_file: str | os.PathLike[str]) -> logging.Handler:
+    """Have a logger write, with times, to `log_file` too (appended); returns the handler."""
+    handler = _LogFile(log_file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    return handler
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written ends no run: it is said once."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.told:
+            self.told = True
+            print(f"{self.baseFilename}: cannot be written ({error.strerror}); the run goes on", file=sys.stderr)

@@ -51,8 +51,24 @@ def model_state(model: IEF, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all; NotWritten where the system refuses."""
     with replaced_atomically(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's writer does not say why
+            raise _reason(temporary) or OSError(first_line(error)) from error
+
+
+def _reason(path: Path) -> OSError | None:
+    """Why no more can be written to a file, by trying it; None where it can."""
+    try:
+        with open(path, "ab") as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -80,12 +80,12 @@ def from_main(value: Value) -> Value:
 
 
 def call_in_main(function: Callable[..., object], *arguments: object) -> None:
-    """Call a function in the first process, while the others wait. Its InputError is raised in all of them."""
-    problem = None
+    """Call a function in the first process, while the others wait. Its InputError or OSError is raised in all."""
+    problem: InputError | OSError | None = None
     if is_main():
         try:
             function(*arguments)
-        except InputError as error:
+        except (InputError, OSError) as error:
             problem = error
     problem = from_main(problem)
     if problem is not None:

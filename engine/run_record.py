@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -20,16 +19,14 @@ import torch
 from dataloaders.data_dataloaders import features_folder
 from dataloaders.data_version import data_version
 from dataloaders.meme_records import Split
-from evaluation.feature_store import TEMPORARY_PREFIX
 from evaluation.query_record import FILE_NAME as QUERY_RECORD
-from util import InputError, write_json, write_text
+from util import write_json, write_text
 
 SOURCES = (  # what a result depends on
     *("main_task_retrieval.py", "metrics.py", "util.py"),
     *("dataloaders", "engine", "evaluation", "modules"),
 )
 REFERENCE_SOURCES = (*SOURCES, "scripts/reference.py", "scripts/references")
-AT_THE_START = {"args.json", "run.json", "log.txt"}
 WRITTEN = (
     "args.json",
     "run.json",
@@ -46,37 +43,6 @@ WRITTEN = (
     "relevance.npz",
     "report.html",  # of scripts.report
 )
-
-
-def prepare_output_dir(args: argparse.Namespace) -> None:
-    """Make --output_dir; InputError where it holds a run that this one would spoil. --overwrite removes that run."""
-    folder = Path(args.output_dir)
-    if args.resume_model and Path(args.resume_model).resolve().parent != folder.resolve():
-        raise InputError(
-            f"--resume_model {args.resume_model} is not in --output_dir {folder}: a run goes on in its own folder"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir {folder} cannot be made: {error.strerror}") from error
-    for leftover in folder.glob(".*.partial"):  # of a killed process, like the next ones
-        leftover.unlink()
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        shutil.rmtree(leftover)
-    found = written(args)
-    if args.resume_model or not set(found) - AT_THE_START:  # these alone: a start that failed
-        return
-    if args.do_eval and any(name.startswith("checkpoint") for name in found):
-        raise InputError(f"--output_dir {folder} holds a training run: name another folder for the evaluation")
-    if not args.overwrite:
-        go_on = f"Go on with it by --resume_model {folder / 'checkpoint_last.pt'}, start" if args.do_train else "Start"
-        raise InputError(
-            f"--output_dir {folder} holds a run ({', '.join(found)}). {go_on} anew by --overwrite, or name another "
-            "folder"
-        )
-    for name in found:
-        (folder / name).unlink()
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
 
 def written(args: argparse.Namespace) -> list[str]:

@@ -19,6 +19,7 @@ from dataloaders.meme_dataset import SplitData
 from dataloaders.meme_records import fingerprint
 from engine import checkpoint, distributed, run_record
 from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
+from engine.output_folder import settle
 from engine.tensorboard_curves import TensorBoardCurves
 from engine.training_step import SCORES, TrainingStep
 from evaluation.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
@@ -367,6 +368,7 @@ class Trainer:
                 "random_states": states,
             },
         )
+        settle(self.folder)
 
     def next_stage(self) -> None:
         """Begin the next stage's progress; what belongs to the run goes on."""

@@ -20,7 +20,7 @@ from evaluation.feature_store import FeatureStore
 from evaluation.query_record import BestMemes
 from modules.ief_model import IEF
 from modules.image_similarity import TightSimilarity
-from util import replaced_atomically
+from util import not_written, replaced_atomically, reserve
 
 TILE_QUERIES, TILE_MEMES = 512, 8192  # memes of one token; of several, fewer
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}  # of the words x tokens product; a CPU should keep it in its cache
@@ -228,7 +228,10 @@ def _open_matrix(
     stack: contextlib.ExitStack, folder: str | os.PathLike[str], name: str, shape: tuple[int, int]
 ) -> np.memmap:
     temporary = stack.enter_context(replaced_atomically(Path(folder) / f"{name}.npy"))
-    return np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)  # the header; the rest is a hole
+    with open(temporary, "r+b") as file:
+        reserve(file, os.path.getsize(temporary))
+    return np.lib.format.open_memmap(temporary, mode="r+")
 
 
 def summarise(
@@ -256,6 +259,10 @@ def grid_alpha(model: IEF, encoded: EncodedSplit, args: argparse.Namespace) -> t
     """The α which a grid on this split would choose, by mAP: (α, mAP), from the QI and QC scores."""
     shape = encoded.relevance.shape
     with tempfile.TemporaryFile(dir=args.output_dir) as file:  # not in memory, whatever the split's size
+        try:
+            reserve(file, 2 * shape[0] * shape[1] * np.dtype(np.float32).itemsize)
+        except OSError as error:
+            raise not_written(Path(args.output_dir) / "the scores on val", error) from error
         qi, qc = np.memmap(file, np.float32, "w+", shape=(2, *shape))
         return _grid_on_disk(model, encoded, args, qi, qc)
 

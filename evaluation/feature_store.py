@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from util import not_written
+
 TEMPORARY_PREFIX = ".features-"
 
 
@@ -105,7 +107,10 @@ class FeatureStore:
             self.folder = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=self.parent)
             self.widths = {name: parts[0].shape[1:] for name, parts in self.parts.items()}
         for name, parts in self.parts.items():
-            with open(self._file(name), "ab") as file:
-                for part in parts:
-                    part.astype(np.float16).tofile(file)
+            try:
+                with open(self._file(name), "ab") as file:
+                    for part in parts:
+                        file.write(part.astype(np.float16).tobytes())
+            except OSError as error:
+                raise not_written(self._file(name), error) from error
             parts.clear()

@@ -66,19 +66,25 @@ def to_arguments(argv):
 
 def run(args):
     """Read the test split, score it, print the table, and leave the folder of a run."""
+    from engine.output_folder import OutputFolder
+
+    shared = argparse.Namespace(**vars(args), **AS_EVALUATION)
+    with OutputFolder(shared) as folder:
+        folder.take()
+        _run(args, shared, folder)
+
+
+def _run(args, shared, folder):
     import torch
 
     from dataloaders import data_dataloaders as loaders
     from engine import run_record, test_record
 
     started = time.monotonic()
-    shared = argparse.Namespace(**vars(args), **AS_EVALUATION)
-    run_record.prepare_output_dir(shared)
-    run_record.write_args(args)
-    logger = make_logger(Path(args.output_dir) / "log.txt")
+    logger = make_logger()
+    folder.keep_log(logger)
     logger.info(run_record.command_line())
     splits, lines = loaders.read_community(shared, ("test",), captions_needed=True)
-    run_record.write_run(shared, loaders.csv_paths(shared, ("test",)), splits, run_record.REFERENCE_SOURCES)
     split = splits["test"]
     documents = [texts(meme, args.caption_source) for meme in split.memes]
     for line in lines:
@@ -96,6 +102,8 @@ def run(args):
     for line in loaders.count_lines(counts, emotions_are_read=False):
         logger.info(line)
     logger.info(reference.description)
+    folder.begin(logger, args)
+    run_record.write_run(shared, loaders.csv_paths(shared, ("test",)), splits, run_record.REFERENCE_SOURCES)
 
     results = score(args, split, reference)
     facts = test_record.run_facts(args, device)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripts.reproduction.plan import AGAIN, DONE, INTERRUPTED, MISSING, Run, full_command, last_checkpoint
 from scripts.reproduction.progress import Estimate, Screen, duration, last_lines
-from util import InputError, locked, read_json
+from util import LOCK_VARIABLE, InputError, NotWritten, locked, read_json, take_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSOLE = "console.txt"  # in a run's folder: all that it printed
@@ -88,9 +88,12 @@ class Runner:
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as closing:
-                lock = closing.enter_context(open(run.folder / LOCK, "ab"))
-                if not locked(lock):
-                    self.screen.say(f"{title}: another process is making it; left to that one")
+                try:
+                    lock = closing.enter_context(take_lock(run.folder / LOCK, "scripts.reproduce"))
+                except NotWritten:
+                    raise
+                except InputError as holder:
+                    self.screen.say(f"{title}: another process is making it; left to that one ({holder})")
                     self.outcome.busy.append(run.name)
                     return
                 state = self.plan.state(run)  # again: another process may have made it by now
@@ -102,7 +105,7 @@ class Runner:
                 self.screen.say(f"{title}: {how}")
                 process = start_process(run, state, self.free[0], lock)
                 closing.pop_all()  # the lock stays open as long as the run goes on
-        except OSError as error:
+        except (OSError, NotWritten) as error:
             self._fail(title, run, [f"it cannot be started: {error}"])
             return
         self.running.append(Process(run, title, self.free.pop(0), time.monotonic(), lock, process))
@@ -177,7 +180,7 @@ def start_process(run, state, environment, lock):
         return subprocess.Popen(
             full_command(run, state),
             cwd=ROOT,
-            env=os.environ | ENVIRONMENT | environment,
+            env=os.environ | ENVIRONMENT | environment | {LOCK_VARIABLE: str(lock.fileno())},
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,

@@ -55,7 +55,7 @@ def refused(place):
         leftovers = {path.name for path in place.folder.rglob("*") if path.name.endswith(".partial")}
         assert not leftovers
         output = place.folder / "run"
-        assert {path.name for path in output.glob("*")} <= {"args.json", "log.txt"}
+        assert {path.name for path in output.glob("*")} <= {"args.json", "log.txt", ".lock"}
         return printed
 
     return check

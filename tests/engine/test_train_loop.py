@@ -446,11 +446,11 @@ def queries_of(path):
 def test_a_folder_with_a_run_is_not_overwritten_unawares(trained, place):
     code, printed = run(place.flags("kept", "--epochs", "1", "--save_similarity"))
     assert code == 0, printed
-    files = {path.name: path.stat().st_mtime_ns for path in (place.folder / "kept").iterdir()}
+    files = {path.name: path.stat().st_mtime_ns for path in (place.folder / "kept").glob("[!.]*")}
     code, printed = run(place.flags("kept", "--epochs", "2"))
     assert code == 2
     assert "holds a run" in printed and "--overwrite" in printed and "--resume_model" in printed
-    assert {path.name: path.stat().st_mtime_ns for path in (place.folder / "kept").iterdir()} == files
+    assert {path.name: path.stat().st_mtime_ns for path in (place.folder / "kept").glob("[!.]*")} == files
     code, printed = run(place.flags("kept", "--epochs", "1", "--overwrite"))
     assert code == 0, printed
     assert not list((place.folder / "kept").glob("*.npy"))

@@ -192,7 +192,7 @@ def test_what_the_folder_of_a_reference_holds(bm25_run, community):
     plain = Plain(community)
     assert {path.name for path in folder.iterdir()} == {
         *("args.json", "run.json", "log.txt", "metrics.jsonl", "metrics.json", "test_queries.npz"),
-        *("fused.npy", "relevance.npz"),
+        *("fused.npy", "relevance.npz", ".lock"),
     }
     arguments = read_json(folder / "args.json")
     expected = {"method": "bm25", "data_path": str(community), "caption_source": "caption", "seed": 0}
