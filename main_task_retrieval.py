@@ -4,7 +4,7 @@ import sys
 import time
 
 from engine.arguments import check_settings, parse_arguments
-from util import InputError, make_logger, program, set_seed
+from util import InputError, first_line, make_logger, program, set_seed
 
 
 @program
@@ -13,22 +13,30 @@ def main(argv=None):
     from engine import distributed
     from engine.output_folder import OutputFolder
 
-    folder = OutputFolder(args)
+    folder, failed = OutputFolder(args), True
     try:
         device = distributed.setup(chosen_device(args))
         with folder:
             run(args, given, device, folder)
+        failed = False
     except (InputError, OSError) as error:
         if distributed.is_first_here():
             print(f"error: {error}{folder.way_on(error)}", file=sys.stderr)
         elif trouble_of_one_process(error):
             print(f"error in process {distributed.rank()}: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not distributed.lost_another(error):
+            raise
+        reason = f"another process has ended or cannot be reached ({first_line(error)})"
+        way_on = folder.way_on(error) or f"; {distributed.GO_ON}"  # the first process alone knows more
+        print(f"error in process {distributed.rank()}: {reason}{way_on}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         print(f"stopped{folder.way_on(stop)}", file=sys.stderr)
         return 130
     finally:
-        distributed.tear_down()
+        distributed.tear_down(failed)
     return 0
 
 

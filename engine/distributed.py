@@ -3,10 +3,13 @@
 At one process (started without torchrun) every function is the identity.
 """
 
+import contextlib
 import datetime
 import gc
 import inspect
 import os
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,15 +19,28 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from util import InputError
+from util import InputError, first_line
 
+JOIN = 600  # seconds that the processes have to find each other
+BEAT = 5  # seconds between two signs of life of a process
+SILENCE = 120  # seconds without one, after which the others end
+GONE = 2**40  # beyond all beats
+# Nothing that the processes wait for has a time: the first one alone may score for hours. Signs of life bound it.
+UNBOUNDED = datetime.timedelta(days=365)
+GO_ON = "a training goes on by --resume_model with its checkpoint_last.pt"
 Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def setup(device_type: str) -> torch.device:
-    """Join the processes that torchrun started, if it did; returns this process's device."""
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    """Join the processes that torchrun started, if it did; returns this process's device.
+
+    InputError where the environment does not hold what several processes need, or where they do not meet in time.
+    From here on a process whose launcher or whose fellows are gone ends by itself (`_Watch`).
+    """
+    global _watch
+    place = _place()
+    local_rank = place["LOCAL_RANK"]
     device = torch.device("cuda", local_rank) if device_type == "cuda" else torch.device(device_type)
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
@@ -34,15 +50,152 @@ def setup(device_type: str) -> torch.device:
             )
         torch.cuda.set_device(device)
         torch.backends.cudnn.allow_tf32 = False  # --precision fp32 is fp32, in convolutions as in matrix products
-    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+    if place["WORLD_SIZE"] == 1:
+        return device
+    me = f"process {place['RANK']} of {place['WORLD_SIZE']}"
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    told = f"{me} waits for the others at {where} (MASTER_ADDR, MASTER_PORT), at most {JOIN / 60:g} minutes"
+    say = threading.Timer(10, print, [told], {"file": sys.stderr, "flush": True})
+    say.daemon = True
+    say.start()
+    try:
+        limit = datetime.timedelta(seconds=JOIN)
+        store, *_ = next(dist.rendezvous("env://", place["RANK"], place["WORLD_SIZE"], timeout=limit))
+        _watch = _Watch(place["RANK"], place["WORLD_SIZE"])
         backend = "nccl" if device.type == "cuda" else "gloo"
-        # the first process scores alone at the end of an evaluation: the others wait for it
-        dist.init_process_group(backend, timeout=datetime.timedelta(hours=3))
+        dist.init_process_group(
+            backend, store=store, rank=place["RANK"], world_size=place["WORLD_SIZE"], timeout=UNBOUNDED
+        )
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{me} did not meet the others at {where} (MASTER_ADDR, MASTER_PORT) within {JOIN / 60:g} minutes: start "
+            f"them all, or `unset WORLD_SIZE` for a run of one process ({first_line(error)})"
+        ) from error
+    finally:
+        say.cancel()
     return device
 
 
-def tear_down() -> None:
-    """Leave the group of processes, while the interpreter is whole: gloo's threads may abort one that is ending."""
+def _place() -> dict[str, int]:
+    """{"WORLD_SIZE", "RANK", "LOCAL_RANK"}, as torchrun sets them; of a single process whatever else is set."""
+    found = {name: os.environ.get(name, "").strip() for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    if found["WORLD_SIZE"] in ("", "1"):
+        if hint := slurm_hint():
+            print(f"note: {hint}", file=sys.stderr)
+        return {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
+    texts = found | {name: os.environ.get(name, "").strip() for name in ("MASTER_ADDR", "MASTER_PORT")}
+    numbers = {name: int(text) for name, text in texts.items() if text.isdecimal()}
+    lacking = [name for name, text in texts.items() if not text]
+    wrong = [name for name in (*found, "MASTER_PORT") if texts[name] and name not in numbers]
+    if not lacking and not wrong:
+        wrong = [name for name in ("RANK", "LOCAL_RANK") if numbers[name] >= numbers["WORLD_SIZE"]]
+    if lacking or wrong:
+        holds = ", ".join(f"{name}={text}" for name, text in texts.items() if text)
+        problem = f"lacks {', '.join(lacking)}" if lacking else f"{', '.join(wrong)} cannot be"
+        raise InputError(
+            f"the environment holds {holds}, so that this is one of several processes, but {problem}: start them by "
+            "torchrun, which sets all of it, or `unset WORLD_SIZE` for a run of one process"
+        )
+    return {name: numbers[name] for name in found}
+
+
+def slurm_hint() -> str:
+    """What to say where SLURM may have started the program once in each of several tasks; else empty."""
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    if os.environ.get("WORLD_SIZE") or not tasks.isdecimal() or int(tasks) < 2:
+        return ""
+    return f"SLURM_NTASKS={tasks}, but no torchrun: each task that srun starts makes a run of its own (docs/TRAIN.md)"
+
+
+class _Watch:
+    """Signs of life: each process counts, in the store that joins them, and looks at the others' counters.
+
+    A thread does it, so that a process which scores alone for hours is seen to be alive. Another one, which waits for
+    nothing, ends the process with a sentence when one of the others or torchrun is gone: after SILENCE at most, and
+    most often within a few BEATs.
+    """
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank = rank
+        # a connection of its own: nothing that waits in the other one keeps the signs back
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        self.store = dist.TCPStore(*place, None, False, datetime.timedelta(seconds=SILENCE), wait_for_workers=False)
+        self.launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self.seen = {other: (0, 0) for other in range(size) if other != rank}  # (counter, looks at which it was that)
+        self.unanswered = 0  # beats since the store last gave an answer
+        self.reason = ""  # why this process has to end
+        self.left = threading.Event()
+        self.store.add(self._name(rank), 1)
+        for target in (self._give_signs, self._judge):
+            threading.Thread(target=target, daemon=True).start()
+
+    def leave(self, failed: bool) -> None:
+        """This process ends, by its own will. If it failed the others, who do not end too, are told."""
+        self.left.set()
+        if failed and not self.reason:
+            with contextlib.suppress(RuntimeError):
+                self.store.add(self._name(self.rank), -GONE)
+
+    @staticmethod
+    def _name(rank: int) -> str:
+        return f"alive/{rank}"
+
+    def _give_signs(self) -> None:
+        while not self.left.wait(BEAT) and not self.reason:
+            try:
+                self.reason = self._look()
+            except RuntimeError:
+                self.reason = "the process that joins all of them (the first one, or torchrun) is gone"
+            self.unanswered = 0
+
+    def _look(self) -> str:
+        """Give a sign, and look for the others'."""
+        self.store.add(self._name(self.rank), 1)
+        for other, (before, looks) in self.seen.items():
+            count = self.store.add(self._name(other), 0)
+            if count < 0:
+                return f"process {other} has ended"
+            self.seen[other] = (count, looks + 1 if count == before else 0)
+            if self.seen[other][1] * BEAT > SILENCE:
+                return f"process {other} has given no sign of life for {SILENCE} seconds"
+        return ""
+
+    def _judge(self) -> None:
+        while not self.left.wait(BEAT):
+            self.unanswered += 1  # beats, not seconds: it may itself have been stopped for a while
+            reason = self.reason
+            if self.launcher is not None and os.getppid() != self.launcher:
+                reason = "torchrun, which started it, is gone"
+            elif self.unanswered * BEAT > SILENCE:
+                reason = f"the process that joins all of them has given no sign of life for {SILENCE} seconds"
+            # at the end of a run all leave, one after the other
+            if reason and not self.left.wait(BEAT):
+                with contextlib.suppress(OSError, ValueError):
+                    text = f"error in process {self.rank}: {reason}, so that this one ends too; {GO_ON}"
+                    print(text, file=sys.stderr, flush=True)
+                os._exit(2)
+
+
+_watch: _Watch | None = None
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error says that another process cannot be reached any more."""
+    gone = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
+    return dist.is_initialized() and (
+        isinstance(error, dist.DistError) or any(word in str(error).lower() for word in gone)
+    )
+
+
+def tear_down(failed: bool = False) -> None:
+    """Leave the group of processes, while the interpreter is whole: gloo's threads may abort one that is ending.
+
+    failed: whether the others may still be at work.
+    """
+    global _watch
+    if _watch is not None:
+        _watch.leave(failed)
+        _watch = None
     if dist.is_initialized():
         gc.collect()  # what reference cycles keep of the group, data_parallel's reducer above all
         dist.destroy_process_group()
@@ -61,8 +214,8 @@ def is_main() -> bool:
 
 
 def is_first_here() -> bool:
-    """True in one process of each machine."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+    """True in one process of each machine, and in each that has not joined the others."""
+    return not dist.is_initialized() or _place()["LOCAL_RANK"] == 0
 
 
 def barrier() -> None:

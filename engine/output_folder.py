@@ -3,12 +3,12 @@
 import argparse
 import logging
 import logging.handlers
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from engine import distributed
 from engine.run_record import WRITTEN, command_line, write_args, written
 from evaluation.feature_store import TEMPORARY_PREFIX
 from util import InputError, NotWritten, add_log_file, take_lock
@@ -48,12 +48,13 @@ class OutputFolder:
         """Lock the folder, if there is one; InputError says who holds it. A killed start's old results come back."""
         if self.held is not None or not self.path.is_dir():
             return
-        several = int(os.environ.get("SLURM_NTASKS") or 1) > 1 if "WORLD_SIZE" not in os.environ else False
-        hint = " (srun starts a run in each of its tasks: torchrun makes one run of them)" if several else ""
         try:
             self.held = take_lock(self.path / LOCK, command_line())
+        except NotWritten:
+            raise
         except InputError as error:
-            raise InputError(f"--output_dir {self.path} is in use: {error}{hint}") from None
+            hint = distributed.slurm_hint()
+            raise InputError(f"--output_dir {self.path} is in use: {error}{hint and f' ({hint})'}") from None
         for leftover in self.path.glob(".*.partial"):  # of a killed process, like the next ones
             leftover.unlink()
         for leftover in self.path.glob(f"{TEMPORARY_PREFIX}*"):
