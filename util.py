@@ -163,13 +163,16 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether a path leads to a device or a pipe, or to one of a process's open files by the name of its descriptor."""
+    """Whether a path leads to a device or a pipe, or to an open file by its descriptor, as /dev/stdout does."""
     try:
         mode = path.stat().st_mode
     except OSError:
         return False
-    named = os.path.realpath(path.parent).split(os.sep)[1] in ("dev", "proc")
-    return named or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    while os.path.realpath(path.parent).split(os.sep)[1:2] != ["proc"]:
+        if not path.is_symlink():
+            return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        path = path.parent / os.readlink(path)
+    return True
 
 
 def not_written(path: str | os.PathLike[str], error: OSError, temporary: Path | None = None) -> OSError | NotWritten:

@@ -110,12 +110,13 @@ class OutputFolder:
     def way_on(self, error: BaseException) -> str:
         """What to add to the message about the run's end: how it goes on."""
         last = self.path / LAST
+        refused = isinstance(error, (NotWritten, OSError))
         can_resume = self.args.do_train and (self.args.resume_model or self.begun) and not self.put_back
         if can_resume and last.is_file():
-            whole = f"; {last} is whole" if isinstance(error, NotWritten) else ""
+            whole = f"; {last} is whole" if refused else ""
             return f"{whole}; go on with --resume_model {last}"
         back = f"; {self.path} holds the earlier run as before" if self.put_back else ""
-        return f"{back}; then give the same command again" if isinstance(error, NotWritten) else back
+        return f"{back}; then give the same command again" if refused else back
 
 
 def set_aside(folder: Path) -> None:

@@ -17,7 +17,7 @@ from dataloaders.communities import COMMUNITIES
 from dataloaders.meme_records import CAPTION_SOURCES, texts
 from engine.methods import METHODS
 from scripts.references import bm25, sentence_encoder
-from util import Parser, ending_clearly, make_logger, program, write_json
+from util import NotWritten, Parser, ending_clearly, make_logger, program, write_json
 
 BLOCK_SCORES = 2**22  # of a block of queries, with all memes
 NAMES = tuple(name for name, method in METHODS.items() if method.group == "reference")
@@ -69,9 +69,13 @@ def run(args):
     from engine.output_folder import OutputFolder
 
     shared = argparse.Namespace(**vars(args), **AS_EVALUATION)
-    with OutputFolder(shared) as folder:
-        folder.take()
-        _run(args, shared, folder)
+    folder = OutputFolder(shared)
+    try:
+        with folder:
+            folder.take()
+            _run(args, shared, folder)
+    except NotWritten as error:
+        raise NotWritten(f"{error}{folder.way_on(error)}") from error
 
 
 def _run(args, shared, folder):

@@ -23,7 +23,7 @@ from evaluation.feature_store import FeatureStore
 from tests.conftest import ROOT
 from tests.processes import finish, program, start_process
 from tests.tiny_community import Place, read_json, run
-from util import InputError, make_logger, take_lock, write_json
+from util import LOCK_VARIABLE, InputError, make_logger, take_lock, write_json
 
 TRAINING = ("--epochs", "1", "--branches", "qi", "--caption_fusion", "none")
 
@@ -242,6 +242,21 @@ def test_a_forked_process_does_not_keep_the_lock_of_a_killed_one(tmp_path):
         process.stdout.close()
 
 
+@pytest.mark.parametrize(("passed_on", "end"), [(True, "taken\n"), (False, "process ")])
+def test_the_lock_of_scripts_reproduce_is_its_runs_too(tmp_path, passed_on, end):
+    """One lock for both: it keeps out a run that is started by hand, and not the one that it was taken for."""
+    program = "import sys\nfrom util import take_lock\ntake_lock(sys.argv[1], 'x')\nprint('taken')"
+    with take_lock(tmp_path / ".lock", "scripts.reproduce") as lock:
+        passing = {"pass_fds": [lock.fileno()], "env": os.environ | {LOCK_VARIABLE: str(lock.fileno())}}
+        argv = [sys.executable, "-c", program, tmp_path / ".lock"]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, **(passing if passed_on else {}))
+        with pytest.raises(InputError):
+            take_lock(tmp_path / ".lock", "after the run")
+    printed = done.stdout or done.stderr.splitlines()[-1].removeprefix("util.InputError: ")
+    assert printed.startswith(end), done.stderr
+    take_lock(tmp_path / ".lock", "after all").close()
+
+
 # What the system refuses
 
 
@@ -387,16 +402,18 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path):
 
 @pytest.mark.parametrize("kind", ["pipe", "file"])
 def test_to_stdout_it_is_written_through(tmp_path, kind):
+    """By a link of the test's own, as /dev/stdout is one: a program that replaces it would spoil the machine."""
     np.save(tmp_path / "scores.npy", np.eye(3, dtype=np.float32))
-    argv = [sys.executable, ROOT / "metrics.py", tmp_path / "scores.npy", "--json", "/dev/stdout"]
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    argv = [sys.executable, ROOT / "metrics.py", tmp_path / "scores.npy", "--json", tmp_path / "stdout"]
     with open(tmp_path / "out.txt", "wb") as out:
         stdout = out if kind == "file" else subprocess.PIPE
-        done = subprocess.run(argv, cwd=tmp_path, stdout=stdout, stderr=subprocess.PIPE, check=True)
+        done = subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, check=True)
     printed = (tmp_path / "out.txt").read_text() if kind == "file" else done.stdout.decode()
     table, _, rest = printed.partition("{\n")
     assert "query to meme: 3 queries" in table
-    assert "query_to_meme" in json.dumps(json.loads("{" + rest)) or "queries" in rest
-    assert Path("/dev/stdout").is_symlink()
+    assert json.loads("{" + rest)["query_to_meme"]["queries"] == 3
+    assert (tmp_path / "stdout").is_symlink()
 
 
 def test_a_device_and_a_pipe_are_written_through(tmp_path):

@@ -15,6 +15,7 @@ from engine import distributed, train_loop
 from tests.conftest import ROOT
 from tests.processes import finish, program, ranks_environment, start_process
 from tests.tiny_community import Place, run
+from util import NotWritten
 
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
 TRAINING = ("--epochs", "1", "--branches", "qi", "--caption_fusion", "none")
@@ -117,6 +118,34 @@ def test_a_process_that_dies_ends_the_others_with_a_sentence(place, rank):
     assert ends[rank][0] == -signal.SIGKILL
     assert code == 2, printed
     assert f"error in process {1 - rank}: " in printed and "--resume_model" in printed and "Traceback" not in printed
+
+
+def find_no_room(argv):
+    """main(argv); the first process's second checkpoint finds no room."""
+    original, times = train_loop.checkpoint.save, []
+
+    def save(path, state):
+        times.append(1)
+        if len(times) == 2:
+            raise NotWritten(f"{path}: cannot be written")
+        original(path, state)
+
+    train_loop.checkpoint.save = save
+    quick(0.5, 30)
+    return program(argv)
+
+
+def test_a_disk_that_is_full_in_the_first_process_ends_them_all(place):
+    started = []
+    for each, environment in enumerate(ranks_environment(2)):
+        log = place.folder / f"log_room_{each}.txt"
+        argv = place.flags("room", *TRAINING)
+        started.append((start_process(find_no_room, argv, log=log, environment=environment), log))
+    (code, printed), (other_code, other) = [finish(process, log, 60) for process, log in started]
+    last = place.folder / "room" / "checkpoint_last.pt"
+    assert (code, other_code) == (2, 2), other
+    assert f"cannot be written; {last} is whole; go on with --resume_model {last}" in printed
+    assert "error in process 1: " in other and "Traceback" not in printed + other
 
 
 def wait_for_the_first(first, *arguments):

@@ -253,6 +253,21 @@ def test_a_folder_with_a_run_is_refused_but_for_overwrite(community, tmp_path):
     assert code == 1 and "holds a training run" in printed and (tmp_path / "metrics.json").exists()
 
 
+def test_a_full_disk_gives_the_old_run_back_and_says_how_to_go_on(community, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    argv = ("bm25", "--data_path", community, "--output_dir", tmp_path)
+    assert run(*argv, "--seed", "1")[0] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != ".lock"}
+    monkeypatch.setattr("numpy.savez_compressed", full)
+    code, printed = run(*argv, "--overwrite")
+    assert code == 1 and "Traceback" not in printed
+    assert f"error: {tmp_path / 'test_queries.npz'}: cannot be written (No space left on device)" in printed
+    assert "holds the earlier run as before; then give the same command again" in printed
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != ".lock"} == before
+
+
 def test_errors_say_what_is_wrong(community, tmp_path, monkeypatch):
     out = ("--output_dir", tmp_path / "run")
     code, printed = run("bm25", "--data_path", tmp_path, *out)
