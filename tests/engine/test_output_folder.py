@@ -223,7 +223,7 @@ def test_a_forked_process_does_not_keep_the_lock_of_a_killed_one(tmp_path):
     """Loader processes outlive a run that is killed by some seconds."""
     program = (
         "import os, sys, time\nfrom util import take_lock\nlock = take_lock(sys.argv[1], 'x')\n"
-        "if os.fork() == 0:\n    time.sleep(60)\nprint('ready', flush=True)\ntime.sleep(60)"
+        "if os.fork() == 0:\n    print('ready', flush=True)\ntime.sleep(60)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, tmp_path / ".lock"],
