@@ -184,20 +184,21 @@ def not_written(path: str | os.PathLike[str], error: OSError, temporary: Path | 
     return NotWritten(f"{path}: cannot be written ({error.strerror or error}); {before}")
 
 
-def reserve(file: IO[Any], size: int) -> None:
+def reserve(file: IO[Any], size: int, start: int = 0) -> None:
     """Make an open file `size` bytes long, and take that room on the disk; OSError where there is none.
 
-    A file that is mapped into memory without it ends the process (SIGBUS) where the disk fills up.
+    What it holds before `start` stays. A file that is mapped into memory without it ends the process (SIGBUS) where
+    the disk fills up.
     """
     try:
-        os.posix_fallocate(file.fileno(), 0, size)
+        os.posix_fallocate(file.fileno(), start, size - start)
         return
     except AttributeError:  # Windows, macOS
         pass
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
-    file.seek(0)
+    file.seek(start)
     while (rest := size - file.tell()) > 0:
         file.write(bytes(min(rest, 2**22)))
     file.flush()

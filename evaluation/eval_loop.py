@@ -228,10 +228,10 @@ def _open_matrix(
     stack: contextlib.ExitStack, folder: str | os.PathLike[str], name: str, shape: tuple[int, int]
 ) -> np.memmap:
     temporary = stack.enter_context(replaced_atomically(Path(folder) / f"{name}.npy"))
-    np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)  # the header; the rest is a hole
+    matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)  # a header and a hole
     with open(temporary, "r+b") as file:
-        reserve(file, os.path.getsize(temporary))
-    return np.lib.format.open_memmap(temporary, mode="r+")
+        reserve(file, os.path.getsize(temporary), matrix.offset)
+    return matrix
 
 
 def summarise(

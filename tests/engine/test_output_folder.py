@@ -1,6 +1,7 @@
 """One run, one folder, one writer; and nothing of an older run is lost before the new one can go on by itself."""
 
 import argparse
+import errno
 import json
 import os
 import resource
@@ -23,7 +24,7 @@ from evaluation.feature_store import FeatureStore
 from tests.conftest import ROOT
 from tests.processes import finish, program, start_process
 from tests.tiny_community import Place, read_json, run
-from util import LOCK_VARIABLE, InputError, make_logger, take_lock, write_json
+from util import LOCK_VARIABLE, InputError, make_logger, reserve, take_lock, write_json
 
 TRAINING = ("--epochs", "1", "--branches", "qi", "--caption_fusion", "none")
 
@@ -363,6 +364,34 @@ def test_a_full_disk_in_evaluation_is_one_sentence_and_no_sigbus(tmp_path, small
     assert code == 2, printed  # -7 is SIGBUS
     assert f"{folder}/{name}" in printed and "cannot be written (No space left on device)" in printed
     assert "Traceback" not in printed and not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["posix_fallocate", "none", "not on this file system"])
+def test_the_room_is_taken_before_it_is_mapped_and_the_matrix_is_right(tmp_path, monkeypatch, kind):
+    """st_blocks: what of a file is on the disk and no hole."""
+
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    if kind == "none":  # macOS, Windows
+        monkeypatch.delattr(os, "posix_fallocate")
+    elif kind == "not on this file system":
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+    scores = np.random.default_rng(0).random((700, 900), np.float32)
+    relevance = metrics.Relevance([0, 1], [0, 1], scores.shape)
+    found = []
+
+    def score(rows, columns):
+        found.append([os.stat(path).st_blocks * 512 for path in tmp_path.glob(".*.partial")])
+        return {"fused": scores[rows, columns]}
+
+    monkeypatch.setattr(eval_loop, "KEPT_BYTES", 0)
+    rank_tiles(score, [(slice(0, 700), slice(0, 900))], relevance, None, tmp_path)
+    assert found[0] == [] and found[1][0] >= scores.nbytes
+    np.testing.assert_array_equal(np.load(tmp_path / "fused.npy"), scores)
+    with open(tmp_path / "file", "w+b") as file:
+        reserve(file, 10**6)
+        assert os.stat(file.fileno()).st_blocks * 512 >= 10**6 == os.stat(file.fileno()).st_size
 
 
 def test_a_log_on_a_full_disk_ends_no_run(tmp_path, small_disk, capsys):
