@@ -22,6 +22,7 @@ from evaluation import eval_loop
 from evaluation.eval_loop import rank_tiles
 from evaluation.feature_store import FeatureStore
 from tests.conftest import ROOT
+from tests.engine.test_resume import run_and_die
 from tests.processes import finish, program, start_process
 from tests.tiny_community import Place, read_json, run
 from util import LOCK_VARIABLE, InputError, make_logger, reserve, take_lock, write_json
@@ -140,6 +141,18 @@ def test_a_kill_at_any_moment_loses_nothing(tmp_path, monkeypatch):
     (folder / "checkpoint_last.pt").write_bytes(b"new")
     assert not output_folder.settle(folder)
     assert content(folder) == {"args.json": b"new", "checkpoint_last.pt": b"new"}
+
+
+def test_a_start_that_is_killed_gives_the_old_run_back_at_the_next_start(place):
+    folder, log = place.folder / "run", place.folder / "log.txt"
+    before = content(folder)
+    argv = place.flags("run", *TRAINING, "--overwrite", "--seed", "1")
+    process = start_process(run_and_die, argv, "half of checkpoint_last.pt", 1, log=log)
+    assert finish(process, log)[0] == -signal.SIGKILL
+    assert read_json(folder / "args.json")["seed"] == 1 and not (folder / "metrics.json").exists()
+    code, printed = run(place.flags("run", *TRAINING))
+    assert code == 2 and "holds a run (args.json," in printed
+    assert content(folder) == before
 
 
 def test_an_evaluation_that_failed_is_repeated_by_the_same_command(place, monkeypatch):
