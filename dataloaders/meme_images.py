@@ -1,8 +1,9 @@
 """The images of a community: checked before training starts, and kept decoded where they fit into memory."""
 
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
@@ -10,6 +11,8 @@ import torch
 from tqdm import tqdm
 
 from dataloaders.image_transform import ImageError, load_image
+
+AHEAD = 4  # images for each thread that may be decoded, or be waiting decoded, behind one that takes long
 
 
 class ImageSettings(TypedDict):
@@ -28,6 +31,7 @@ class MemeImages:
         self.folder = Path(folder)
         self.settings = settings
         self.kept: dict[str, torch.Tensor] = {}  # path -> frames
+        self.frames: dict[str, int] = {}  # path -> how many frames it has, of the images that were checked
 
     def __getitem__(self, path: str) -> torch.Tensor:
         frames = self.kept.get(path)
@@ -37,19 +41,22 @@ class MemeImages:
         """Decode every image once; {path: why not} of those that cannot be.
 
         The decoded images are kept, so that no epoch decodes again, unless they come to more than `keep_bytes`.
+        Beside these at most `AHEAD` of each thread are in memory.
         """
         bad: dict[str, str] = {}
         total = 0
         self.kept = {}
         processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's: each of them checks
-        pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // processes_here))
+        threads = max(1, (os.cpu_count() or 1) // processes_here)
+        pool = ThreadPoolExecutor(threads)
         try:
-            frames_or_reasons = pool.map(self._load_or_reason, paths)
+            frames_or_reasons = self._in_order(pool, paths, AHEAD * threads)
             bar = tqdm(frames_or_reasons, total=len(paths), desc="checking images", unit="img", disable=not progress)
             for path, frames in zip(paths, bar, strict=True):
                 if isinstance(frames, str):
                     bad[path] = frames
                     continue
+                self.frames[path] = len(frames)
                 total += frames.numel()
                 if total <= keep_bytes:
                     self.kept[path] = frames
@@ -61,6 +68,16 @@ class MemeImages:
 
     def all_kept(self, paths: Iterable[str]) -> bool:
         return all(path in self.kept for path in paths)
+
+    def _in_order(self, pool: ThreadPoolExecutor, paths: Iterable[str], ahead: int) -> Iterator[torch.Tensor | str]:
+        """`pool.map` of `_load_or_reason`, with at most `ahead` images that are begun and not yet taken."""
+        begun: deque[Future[torch.Tensor | str]] = deque()
+        for path in paths:
+            if len(begun) == ahead:
+                yield begun.popleft().result()
+            begun.append(pool.submit(self._load_or_reason, path))
+        while begun:
+            yield begun.popleft().result()
 
     def _load_or_reason(self, path: str) -> torch.Tensor | str:
         try:
