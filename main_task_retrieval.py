@@ -10,20 +10,21 @@ from util import InputError, first_line, make_logger, program, set_seed
 @program
 def main(argv=None):
     args, given = parse_arguments(argv)
+    from dataloaders.loader_processes import losses_named
     from engine import distributed
     from engine.output_folder import OutputFolder
 
     folder, failed = OutputFolder(args), True
     try:
         device = distributed.setup(chosen_device(args))
-        with folder:
+        with folder, losses_named():
             run(args, given, device, folder)
         failed = False
     except (InputError, OSError) as error:
         if distributed.is_first_here():
             print(f"error: {error}{folder.way_on(error)}", file=sys.stderr)
         elif trouble_of_one_process(error):
-            print(f"error in process {distributed.rank()}: {error}", file=sys.stderr)
+            print(f"error in process {distributed.rank()}: {error}{folder.way_on(error)}", file=sys.stderr)
         return 2
     except RuntimeError as error:
         if not distributed.lost_another(error):
@@ -40,11 +41,18 @@ def main(argv=None):
     return 0
 
 
-def trouble_of_one_process(error):
-    """Whether the other processes may know nothing of it: an image that vanished after the check."""
-    from dataloaders.image_transform import ImageError
+def go_on(args):
+    """How to resume a training that has ended too early, for the end of a message; empty where nothing is saved."""
+    last = Path(args.output_dir) / "checkpoint_last.pt"
+    return f"; go on with --resume_model {last}" if args.do_train and last.is_file() else ""
 
-    return isinstance(error, ImageError)
+
+def trouble_of_one_process(error):
+    """Whether the other processes may know nothing of it: an image that vanished, a loader process that was killed."""
+    from dataloaders.image_transform import ImageError
+    from dataloaders.loader_processes import LostWorker
+
+    return isinstance(error, ImageError | LostWorker)
 
 
 def chosen_device(args):
@@ -139,6 +147,7 @@ def prepare(args, device, saved, splits, lines, logger):
     data, counts = {}, {}
     for name, split in splits.items():
         data[name], counts[name] = loaders.tokenise(args, split, tokenizer, emotions, images, captions_needed)
+    lines += loaders.worker_lines(args, data, distributed.world_size())
     for line in [*lines, *notes, *loaders.count_lines(counts, model.emotion_vectors is not None)]:
         logger.info(line)
     logger.info(describe_model(args, model, weights, saved))

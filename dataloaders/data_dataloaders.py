@@ -1,7 +1,7 @@
 """--datatype and paths -> checked splits -> loaders."""
 
 import argparse
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from dataloaders import loader_processes
 from dataloaders.batch_plan import BatchPlan
 from dataloaders.communities import COMMUNITIES, missing_data_message
 from dataloaders.meme_dataset import MemeDataset, RecordDataset, Sample, SplitData, collate, query_batch
@@ -17,6 +18,7 @@ from dataloaders.meme_records import Split, emotion_ids, read_splits, texts
 from dataloaders.token_table import TextTokenizer, TokenTable
 from util import InputError
 
+TENSORS, PAGE = 9, 4096  # of a batch, and bytes that each takes at least in shared memory
 SHOWN = 20  # of many bad images, as many are named in full
 
 
@@ -191,14 +193,26 @@ def _loader(
     batches: Sequence[list[int]] | Sequence[list[tuple[int, int]]],  # keys of the dataset
     pin_memory: bool,
 ) -> DataLoader[Sample]:
+    workers, ahead = _workers(args, data), loader_processes.AHEAD
+    if workers:
+        memes_of: Callable[[Any], np.ndarray] = dataset.memes_of
+        largest = batch_bytes(args, data, map(memes_of, batches))
+        workers, ahead = loader_processes.fitting(workers, largest, loader_processes.free_for_this_process())
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=_workers(args, data),
+        collate_fn=_collate,
+        num_workers=workers,
+        prefetch_factor=ahead if workers else None,
+        multiprocessing_context=loader_processes.start_method() if workers else None,
+        worker_init_fn=loader_processes.enter,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # its own: making a loader must not move the run's random state
     )
+
+
+def _collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    return loader_processes.shared(collate(samples))
 
 
 def query_batches(data: SplitData, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -213,3 +227,39 @@ def _workers(args: argparse.Namespace, data: SplitData) -> int:
     if data.images is None or data.images.all_kept(meme.image for meme in data.split.memes):
         return 0
     return args.num_thread_reader
+
+
+def batch_bytes(args: argparse.Namespace, data: SplitData, batches: Iterable[np.ndarray]) -> int:
+    """The bytes that the largest of the batches takes at most; `batches`: the indices of each one's memes."""
+    memes = data.split.memes
+    per_meme = 8 * (3 + max(map(len, data.emotions), default=0)) + 9 * args.max_words  # ids of 8 bytes, masks of one
+    if data.captions is not None and data.caption_offsets is not None:
+        per_meme += 9 * int(np.diff(data.caption_offsets).max(initial=0)) * args.max_caption_words
+    sizes = np.full(len(memes), per_meme)
+    if data.images is not None:
+        frames = data.images.frame_counts(meme.image for meme in memes)
+        sizes += frames * 3 * data.images.settings["size"] ** 2 + frames.max(initial=0)
+    return max((int(sizes[batch].sum()) for batch in batches), default=0) + TENSORS * PAGE
+
+
+def worker_lines(args: argparse.Namespace, data: Mapping[str, SplitData], processes: int) -> list[str]:
+    """What to tell the user, if shared memory has no room for the loader processes that are asked for.
+
+    processes: how many train together. The split called `train` is trained on (one epoch is looked at), the others
+    are evaluated.
+    """
+    wanted = largest = 0
+    batches: Iterable[np.ndarray]
+    for name, split in data.items():
+        if not (workers := _workers(args, split)):
+            continue
+        if name == "train":
+            plan = BatchPlan.of(args, split.split, processes)
+            batches = map(RecordDataset(split, args.seed, False).memes_of, plan.shares(0, 0, plan.steps_per_epoch))
+        else:
+            memes = np.arange(len(split.split.memes))
+            share = max(1, min(args.batch_size_val, len(memes)) // processes)
+            batches = np.split(memes, range(share, len(memes), share))
+        wanted, largest = workers, max(largest, batch_bytes(args, split, batches))
+    note = loader_processes.reduced_note(wanted, largest, loader_processes.free_for_this_process())
+    return [note] if note else []

@@ -68,6 +68,10 @@ class MemeDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.data.split.memes)
 
+    def memes_of(self, keys: Sequence[int]) -> np.ndarray:
+        """The memes, by index, of the samples with these keys: (N,) int64."""
+        return np.array(keys, dtype=np.int64)
+
     def __getitem__(self, meme: int) -> Sample:
         data = self.data
         sample: Sample = {"meme": meme, "emotions": data.emotions[meme]}
@@ -89,6 +93,10 @@ class RecordDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.data.split)
+
+    def memes_of(self, keys: Sequence[tuple[int, int]]) -> np.ndarray:
+        """The memes, by index, of the samples with these keys: (N,) int64."""
+        return self.data.split.record_meme[[record for _, record in keys]]
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, record = key

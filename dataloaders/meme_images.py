@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -68,6 +69,10 @@ class MemeImages:
 
     def all_kept(self, paths: Iterable[str]) -> bool:
         return all(path in self.kept for path in paths)
+
+    def frame_counts(self, paths: Iterable[str]) -> np.ndarray:
+        """How many frames the images have, (N,) int64; of one that was not checked the most that it may have."""
+        return np.array([self.frames.get(path, self.settings["max_frames"]) for path in paths], dtype=np.int64)
 
     def _in_order(self, pool: ThreadPoolExecutor, paths: Iterable[str], ahead: int) -> Iterator[torch.Tensor | str]:
         """`pool.map` of `_load_or_reason`, with at most `ahead` images that are begun and not yet taken."""

@@ -182,7 +182,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         default="crop",
         help="crop is CLIP's; text stands at edges",
     )
-    group.add_argument("--num_thread_reader", type=int, default=2, help="loader processes of each process")
+    group.add_argument(
+        "--num_thread_reader",
+        type=int,
+        default=2,
+        help="loader processes of each process; fewer where /dev/shm is small",
+    )
     group.add_argument(
         "--image_cache_gb",
         type=non_negative,
