@@ -5,6 +5,7 @@ import json
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ EMOTIONS = (
     'a JSON list of words such as ["happy", "sad"], a JSON list of objects such as {"person1": "happy"},'
     " one such object, or one word that does not begin with [ or {"
 )
+MAX_ID = 1000  # characters: tables of all ids take as much for each as for the longest
+UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # Unicode's categories of control and format characters and of white space
+FILLERS = set("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | set(map(chr, range(0xFE00, 0xFE10)))
 DRIVE = re.compile("[A-Za-z]:")
 
 
@@ -25,23 +29,31 @@ class BadCell(ValueError):
         super().__init__(f"found {found}, expected {expected}")
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing can be seen of the text: it is empty, or spaces, control, format and filling characters alone."""
+    return not any(unicodedata.category(each) not in UNSEEN and each not in FILLERS for each in text)
+
+
 def parse_identifier(cell: str) -> str:
-    """The cell as it is: neither empty nor with spaces around it, which would silently make a second id."""
-    if not cell or cell != cell.strip():
-        raise BadCell(shown(cell), "an id that is not empty and has no spaces around it")
+    """The cell as it is: not blank, and without spaces around it, which would silently make a second id."""
+    if is_blank(cell) or cell != cell.strip():
+        found = ascii(cell[:60]) if cell.strip() and is_blank(cell) else shown(cell)
+        raise BadCell(found, "an id that is not empty and has no spaces around it")
+    if len(cell) > MAX_ID:
+        raise BadCell(f"{len(cell):,} characters, {shown(cell)}", f"an id of at most {MAX_ID:,} characters")
     return cell
 
 
 def parse_query(cell: str) -> str:
     """The cell as it is: a text that is not empty."""
-    if not cell.strip():
+    if is_blank(cell):
         raise BadCell(shown(cell), "a text that is not empty")
     return cell
 
 
 def parse_captions(cell: str) -> tuple[str, ...]:
     """A JSON list of texts, or one bare text -> tuple of texts; an empty cell or list -> ()."""
-    if not cell.strip():
+    if is_blank(cell):
         return ()
     if cell.lstrip()[0] not in "[{":
         return (cell,)
@@ -66,7 +78,7 @@ def parse_emotions(cell: str) -> tuple[str, ...]:
 
     The words are lower-cased and stripped, one per person, in order; nobody ("", [], {}) -> ().
     """
-    if not cell.strip():
+    if is_blank(cell):
         return ()
     if cell.lstrip()[0] not in "[{":
         return (cell.strip().lower(),)
@@ -97,7 +109,7 @@ class ImageFolder:
         Whether there is such a file is not looked at.
         """
         path = posixpath.normpath(cell.replace("\\", "/"))
-        if path == "." or not cell.strip():
+        if path == "." or is_blank(cell):
             raise BadCell(shown(cell), "the path of an image file")
         if path[0] == "/" or DRIVE.match(path):
             raise BadCell(shown(cell), f"a path relative to {self.root}")
@@ -144,7 +156,7 @@ def _check_texts(values: Sequence[Any], cell: str, expected: str) -> None:
     for place, value in enumerate(values, start=1):
         if not isinstance(value, str):
             raise BadCell(f"{shown(cell)}, whose element {place} is not a text", expected)
-        if not value.strip():
+        if is_blank(value):
             raise BadCell(f"{shown(cell)}, whose element {place} is empty", expected)
         if not value.isascii() and "\\u" in cell and any("\ud800" <= c <= "\udfff" for c in value):
             raise BadCell(

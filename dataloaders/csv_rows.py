@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 from util import InputError
 
 MAX_FIELD = 1_000_000  # characters; a quote that is never closed ends here instead of swallowing the file
+MAX_HEADER = 300  # characters of it in a message
 SHOWN_ROWS = 20
+READ_AGAIN = 4  # times a file's size, after broken quoting: lines that all leave a quote open would take their square
 NUL = "\udc00"  # stands for a NUL byte while a line is parsed; "surrogateescape" uses U+DC80 to U+DCFF only
 
 
@@ -20,12 +22,19 @@ class BadRows:
         self.count = 0
         self.lines: list[str] = []
         self.remark: str | None = None  # a line about all of them, to go first
+        self.unread: list[str] = []  # of files that are not read to their end, to go last
 
     def add(self, path: str | os.PathLike[str], line: int, problems: list[str]) -> None:
         """Note one bad row of `path`, which begins on `line` (1-based), with all that is wrong with it."""
         self.count += 1
         if self.count <= SHOWN_ROWS:
-            self.lines += [f"  {path}, line {line}, {problem}" for problem in problems]
+            self.lines += [f"  {path}, line {line}, {problem}" for problem in problems[:SHOWN_ROWS]]
+            if len(problems) > SHOWN_ROWS:
+                self.lines.append(f"  {path}, line {line}, and {len(problems) - SHOWN_ROWS:,} more in this row")
+
+    def difference(self, found: str | tuple[str, ...], expected: str | tuple[str, ...]) -> tuple[str, str]:
+        """`shown_difference` for the next row; blank where it is not shown: each would cost as much as what is large."""
+        return shown_difference(found, expected) if self.count < SHOWN_ROWS else ("", "")
 
     def raise_if_any(self) -> None:
         """Raise InputError with all that was collected."""
@@ -33,7 +42,7 @@ class BadRows:
             first = f", the first {SHOWN_ROWS} of them" if self.count > SHOWN_ROWS else ""
             rest = [f"  and {self.count - SHOWN_ROWS:,} more bad rows"] if self.count > SHOWN_ROWS else []
             head = f"{self.count:,} bad row{'s' * (self.count > 1)}{first}:"
-            raise InputError("\n".join([*filter(None, [self.remark]), head, *self.lines, *rest]))
+            raise InputError("\n".join([*filter(None, [self.remark]), head, *self.lines, *rest, *self.unread]))
 
 
 def shown(value: str | tuple[str, ...], start: int = 0, width: int = 60) -> str:
@@ -56,8 +65,8 @@ def read_records(path: str | os.PathLike[str], bad_rows: BadRows) -> Iterator[tu
 
     UTF-8 with or without a BOM, RFC 4180 quoting. Blank lines are passed over. Each record has as many fields
     as the header. What is bad in encoding, quoting or number of fields goes to `bad_rows` and is not yielded;
-    after broken quoting, reading goes on with the line after the one on which that record begins. Raises
-    OSError where the file cannot be read.
+    after broken quoting, reading goes on with the line after the one on which that record begins, as long as not too
+    much has to be read again. Raises OSError where the file cannot be read.
     """
     with open(path, "rb") as file, _field_limit():
         begin = file.read(3)
@@ -65,7 +74,8 @@ def read_records(path: str | os.PathLike[str], bad_rows: BadRows) -> Iterator[tu
             bad_rows.add(path, 1, ["header: found UTF-16, expected UTF-8"])
             return
         file.seek(3 if begin == b"\xef\xbb\xbf" else 0)
-        header = None
+        header, columns = None, ""
+        read_again, allowed = 0, max(READ_AGAIN * os.fstat(file.fileno()).st_size, MAX_FIELD)
         lines_before = 0  # those which the present reader did not see
         marked: list[bool] = []
         reader = csv.reader(_decoded(file, marked), strict=True)
@@ -76,9 +86,16 @@ def read_records(path: str | os.PathLike[str], bad_rows: BadRows) -> Iterator[tu
             except StopIteration:
                 return
             except csv.Error as error:
+                read_again += file.tell() - position
                 file.seek(position)
                 bad_rows.add(path, line, [_quoting_problem(error, file.readline())])
                 if header is None:
+                    return
+                if read_again > allowed:
+                    bad_rows.unread.append(
+                        f"  {path}, line {line + 1}: from here on the rest of the file is not read, as too many records"
+                        " begin with a quote that is not closed"
+                    )
                     return
                 lines_before = line
                 marked.clear()
@@ -92,11 +109,12 @@ def read_records(path: str | os.PathLike[str], bad_rows: BadRows) -> Iterator[tu
             elif len(fields) < 2 and not "".join(fields).strip():
                 continue
             elif header is not None and len(fields) != len(header):
-                bad_rows.add(path, line, [_shape_problem(fields, header)])
+                bad_rows.add(path, line, [_shape_problem(fields, len(header), columns)])
             else:
                 yield line, fields
             if header is None:
-                header = fields
+                header, columns = fields, ",".join(fields)
+                columns = columns if len(columns) <= MAX_HEADER else f"{columns[:MAX_HEADER]}…"  # in each bad row
 
 
 @contextlib.contextmanager
@@ -157,8 +175,5 @@ def _quoting_problem(error: csv.Error, raw_line: bytes) -> str:
     return f"{record}: found broken quoting ({message}), expected quotes inside a quoted field to be doubled"
 
 
-def _shape_problem(fields: list[str], header: list[str]) -> str:
-    return (
-        f"fields: found {len(fields)}, the last one {shown(fields[-1])}, expected {len(header)}:"
-        f" {','.join(header)} (a field with a comma, a quote or a newline has to be in quotes)"
-    )
+def _shape_problem(fields: list[str], expected: int, columns: str) -> str:
+    return f"fields: found {len(fields)}, the last one {shown(fields[-1])}, expected {expected}: {columns} (a field with a comma, a quote or a newline has to be in quotes)"

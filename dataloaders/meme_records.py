@@ -17,7 +17,7 @@ from dataloaders.cells import (
     parse_query,
     parse_some_captions,
 )
-from dataloaders.csv_rows import BadRows, read_records, shown, shown_difference
+from dataloaders.csv_rows import BadRows, read_records, shown
 from util import InputError
 
 REQUIRED_COLUMNS = ("image_id", "image", "topic_id", "query", "captions", "emotions")
@@ -166,14 +166,14 @@ def _read_split(
             if first_query is None:  # the topic's first row is bad: compare with this one from here on
                 topics[topic_id] = (topic, query, line)
             if query != first_query and None not in (query, first_query):
-                found, expected = shown_difference(query, first_query)
+                found, expected = bad_rows.difference(query, first_query)
                 problems.append(
                     f"column 'query': found {found}, expected {expected} as in line {first_line}: topic"
                     f" {shown(topic_id)} has one query"
                 )
         if image_id is not None:
             record_meme.append(memes.setdefault(image_id, len(memes)))
-            problems += _disagreements(Meme(**cells), path, line, first_rows)
+            problems += _disagreements(Meme(**cells), path, line, first_rows, bad_rows)
         if topic_id is not None and image_id is not None:
             first_line = pairs.setdefault((topic_id, image_id), line)
             if first_line != line:
@@ -224,7 +224,9 @@ def _read_cells(
     return cells, problems
 
 
-def _disagreements(meme: Meme, path: str | os.PathLike[str], line: int, first_rows: _FirstRows) -> list[str]:
+def _disagreements(
+    meme: Meme, path: str | os.PathLike[str], line: int, first_rows: _FirstRows, bad_rows: BadRows
+) -> list[str]:
     """Where this row of a meme contradicts the meme's first one, in whatever split that is."""
     first, first_path, first_line = first_rows.setdefault(meme.image_id, (meme, path, line))
     if meme == first:
@@ -233,7 +235,7 @@ def _disagreements(meme: Meme, path: str | os.PathLike[str], line: int, first_ro
     for column in MEME_COLUMNS:
         value, first_value = getattr(meme, column), getattr(first, column)
         if value != first_value and None not in (value, first_value):
-            found, expected = shown_difference(value, first_value)
+            found, expected = bad_rows.difference(value, first_value)
             problems.append(
                 f"column {column!r}: found {found}, expected {expected} as in {first_path},"
                 f" line {first_line}: rows of image_id {shown(meme.image_id)} agree"
