@@ -41,12 +41,6 @@ def main(argv=None):
     return 0
 
 
-def go_on(args):
-    """How to resume a training that has ended too early, for the end of a message; empty where nothing is saved."""
-    last = Path(args.output_dir) / "checkpoint_last.pt"
-    return f"; go on with --resume_model {last}" if args.do_train and last.is_file() else ""
-
-
 def trouble_of_one_process(error):
     """Whether the other processes may know nothing of it: an image that vanished, a loader process that was killed."""
     from dataloaders.image_transform import ImageError

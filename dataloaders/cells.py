@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dataloaders.csv_rows import shown
@@ -34,11 +34,37 @@ def is_blank(text: str) -> bool:
     return not any(unicodedata.category(each) not in UNSEEN and each not in FILLERS for each in text)
 
 
+def shown_blank(text: str) -> str:
+    """A blank text as messages quote it, with the numbers of its characters."""
+    return ascii(text[:60])
+
+
+def missing_note(path: str | os.PathLike[str], columns: Mapping[str, Iterable[Sequence[str]]]) -> list[str]:
+    """A sentence to tell the user, if some texts are what `DataFrame.astype(str)` makes of a missing value.
+
+    columns: {name of a column: the texts of each of its different cells}.
+    """
+    counts = {name: sum(any(map(_is_missing, texts)) for texts in cells) for name, cells in columns.items()}
+    found = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+    if not found:
+        return []
+    return [
+        f"WARNING: {path}: 'nan', 'None' or '<NA>' is read as a word, but is what pandas' astype(str) writes for a"
+        f" missing value: {found}. If nothing is meant, write an empty cell (in pandas fillna('') before astype(str))."
+    ]
+
+
+def _is_missing(text: str) -> bool:
+    text = text.strip()
+    return text == "None" or text.lower() in ("nan", "<na>", "nat")
+
+
 def parse_identifier(cell: str) -> str:
     """The cell as it is: not blank, and without spaces around it, which would silently make a second id."""
     if is_blank(cell) or cell != cell.strip():
-        found = ascii(cell[:60]) if cell.strip() and is_blank(cell) else shown(cell)
-        raise BadCell(found, "an id that is not empty and has no spaces around it")
+        raise BadCell(
+            shown_blank(cell) if is_blank(cell) else shown(cell), "an id that is not empty and has no spaces around it"
+        )
     if len(cell) > MAX_ID:
         raise BadCell(f"{len(cell):,} characters, {shown(cell)}", f"an id of at most {MAX_ID:,} characters")
     return cell
@@ -47,7 +73,7 @@ def parse_identifier(cell: str) -> str:
 def parse_query(cell: str) -> str:
     """The cell as it is: a text that is not empty."""
     if is_blank(cell):
-        raise BadCell(shown(cell), "a text that is not empty")
+        raise BadCell(shown_blank(cell), "a text that is not empty")
     return cell
 
 
@@ -105,16 +131,18 @@ class ImageFolder:
     def parse_path(self, cell: str) -> str:
         """A path relative to this folder -> the same, normalised (`./a//b.jpg` and `a\\b.jpg` -> `a/b.jpg`).
 
-        Refused: absolute paths, drive letters, paths that leave the folder by `..` or by symbolic links.
+        Where no file is called so, but one by the same letters in another Unicode form (é as one character or as two),
+        that is it. Refused: absolute paths, drive letters, paths that leave the folder by `..` or by symbolic links.
         Whether there is such a file is not looked at.
         """
         path = posixpath.normpath(cell.replace("\\", "/"))
         if path == "." or is_blank(cell):
-            raise BadCell(shown(cell), "the path of an image file")
+            raise BadCell(shown_blank(cell), "the path of an image file")
         if path[0] == "/" or DRIVE.match(path):
             raise BadCell(shown(cell), f"a path relative to {self.root}")
         if path == ".." or path.startswith("../"):
             raise BadCell(shown(cell), f"a path that stays inside {self.root}")
+        path = self._as_on_disk(path)
         folder, _, name = path.rpartition("/")
         if folder not in self.resolved:
             self.resolved[folder] = os.path.realpath(os.path.join(self.root, folder))
@@ -124,6 +152,24 @@ class ImageFolder:
         if not target.startswith(os.path.join(self.root, "")):
             raise BadCell(f"{shown(cell)}, which is linked to {target!r}", f"a file inside {self.root}")
         return path
+
+    def _as_on_disk(self, path: str) -> str:
+        """The path in the Unicode form that its folders and its file have; as it is, where there is none."""
+        if path.isascii() or len(unicode_forms(path)) == 1 or os.path.lexists(os.path.join(self.root, path)):
+            return path
+        there = ""
+        for part in path.split("/"):
+            names = [posixpath.join(there, form) for form in (part, *unicode_forms(part))]
+            existing = (name for name in names if os.path.lexists(os.path.join(self.root, name)))
+            if (found := next(existing, None)) is None:
+                return path
+            there = found
+        return there
+
+
+def unicode_forms(text: str) -> set[str]:
+    """The text with composed and with decomposed letters; one text where it has none of these."""
+    return {unicodedata.normalize(form, text) for form in ("NFC", "NFD")}
 
 
 class _Persons:

@@ -33,7 +33,7 @@ class BadRows:
                 self.lines.append(f"  {path}, line {line}, and {len(problems) - SHOWN_ROWS:,} more in this row")
 
     def difference(self, found: str | tuple[str, ...], expected: str | tuple[str, ...]) -> tuple[str, str]:
-        """`shown_difference` for the next row; blank where it is not shown: each would cost as much as what is large."""
+        """`shown_difference` for the next row; blank where that is not shown: each costs as much as the larger."""
         return shown_difference(found, expected) if self.count < SHOWN_ROWS else ("", "")
 
     def raise_if_any(self) -> None:
@@ -176,4 +176,5 @@ def _quoting_problem(error: csv.Error, raw_line: bytes) -> str:
 
 
 def _shape_problem(fields: list[str], expected: int, columns: str) -> str:
-    return f"fields: found {len(fields)}, the last one {shown(fields[-1])}, expected {expected}: {columns} (a field with a comma, a quote or a newline has to be in quotes)"
+    hint = "a field with a comma, a quote or a newline has to be in quotes"
+    return f"fields: found {len(fields)}, the last one {shown(fields[-1])}, expected {expected}: {columns} ({hint})"

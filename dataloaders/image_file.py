@@ -45,6 +45,7 @@ READERS = {  # kind: (how its files begin, what reads them)
     "BMP": (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", BmpImageFile),  # and a known size of its header
     "AVIF": (rb"....ftyp(avi[fs]|m[is]f1)", AvifImageFile),
 }
+APPLE_DOUBLE = b"\x00\x05\x16\x07"
 
 MAX_BYTES = 2**29
 MAX_PIXELS = 2**27  # 384 MiB in RGB
@@ -220,6 +221,8 @@ def kind_of(data: bytes) -> tuple[str, type[PillowFile]]:
         if re.match(signature, data, re.DOTALL):
             return kind, reader
     *kinds, last = READERS
+    if data[:4] == APPLE_DOUBLE:
+        raise BadImage("not an image, but what macOS keeps beside one: files that begin with ._ can be left out")
     raise BadImage(f"not a {', '.join(kinds)} or {last} image")
 
 

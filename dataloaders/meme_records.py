@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from dataloaders.cells import (
     BadCell,
     ImageFolder,
+    missing_note,
     parse_captions,
     parse_emotions,
     parse_identifier,
@@ -97,6 +98,19 @@ def read_splits(
         )
     bad_rows.raise_if_any()
     notes = [f"Columns that are not used: {', '.join(map(repr, ignored))}."] if ignored else []
+    seen: set[str] = set()
+    for name, split in splits.items():
+        memes = [meme for meme in split.memes if meme.image_id not in seen]
+        seen |= {meme.image_id for meme in memes}
+        columns: dict[str, list[Sequence[str]]] = {
+            "captions": [meme.captions for meme in memes],
+            "emotions": [meme.emotions for meme in memes],
+            "text": [(meme.text,) for meme in memes],
+            "query": [(query,) for query in split.queries],
+            "topic_id": [(topic_id,) for topic_id in split.topic_ids],
+            "image_id": [(meme.image_id,) for meme in memes],
+        }
+        notes += missing_note(csv_paths[name], columns)
     return splits, notes
 
 

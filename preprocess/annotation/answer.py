@@ -4,6 +4,8 @@ import json
 import re
 from typing import NamedTuple
 
+from dataloaders.cells import is_blank
+
 PASSING = ("rate_limit", "unavailable")  # the same request may succeed a moment later
 FAILURES = ("blocked", "rate_limit", "bad_answer", "unreadable_image", "unavailable")
 LANGUAGES = {"en": "English", "zh": "Chinese (中文)"}
@@ -124,7 +126,7 @@ def check_answer(raw, needs_captions=True):
     emotions = texts_of(value, "emotions", raw)
     if value.get("emotions") is None:
         notes.append("no 'emotions'")
-    captions = [caption for caption in (clean(each, notes).strip() for each in captions) if caption]
+    captions = [caption for caption in (clean(each, notes).strip() for each in captions) if not is_blank(caption)]
     if len(captions) > MAX_CAPTIONS:
         notes.append(f"{len(captions)} captions; the first {MAX_CAPTIONS} were kept")
         captions = captions[:MAX_CAPTIONS]
@@ -134,7 +136,12 @@ def check_answer(raw, needs_captions=True):
             raise Failure("blocked", f"the model declines: {raw}")
         raise bad("there is no caption", raw)
     words = (" ".join(clean(word, notes).lower().split()) for word in emotions)
-    return Answer(tuple(captions), clean(text, notes), tuple(filter(None, words)), tuple(dict.fromkeys(notes)))
+    return Answer(
+        tuple(captions),
+        clean(text, notes),
+        tuple(word for word in words if not is_blank(word)),
+        tuple(dict.fromkeys(notes)),
+    )
 
 
 def find_object(raw, notes):

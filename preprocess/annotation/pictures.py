@@ -13,6 +13,7 @@ from util import InputError, sha256_of
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".avif")
 OTHER_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".jxl")  # not read; they get a row that says so
+NO_IMAGES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # what systems leave in folders and archives
 JPEG_QUALITY = 90
 JPEG_SIDE = 65500  # pixels, which libjpeg writes at most
 
@@ -21,7 +22,8 @@ def find_images(folder):
     """(paths, outside): the image files in a folder and its subfolders, and the links that leave it.
 
     Paths are relative, with /, sorted. A file counts as an image by its suffix or by how it begins. Hidden files and
-    folders are passed over, linked folders are not entered, and a linked file counts if it lies in the folder too.
+    folders are passed over, as is what systems leave beside images; linked folders are not entered, and a linked file
+    counts if it lies in the folder too.
     Raises InputError if there is no such folder, no image in it, or a name that is not UTF-8.
     """
     if not os.path.isdir(folder):
@@ -29,10 +31,10 @@ def find_images(folder):
     root = os.path.join(os.path.realpath(folder), "")
     paths, outside = [], []
     for here, folders, names in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
+        folders[:] = filter(may_hold_images, folders)
+        for name in filter(may_hold_images, names):
             path = os.path.join(here, name)
-            if name.startswith(".") or not os.path.isfile(path):
+            if not os.path.isfile(path):
                 continue
             relative = Path(path).relative_to(folder).as_posix()
             if os.path.islink(path) and not os.path.realpath(path).startswith(root):
@@ -45,6 +47,10 @@ def find_images(folder):
     if not paths:
         raise InputError(f"{folder}: found no image, expected some (in subfolders too)")
     return sorted(paths), sorted(outside)
+
+
+def may_hold_images(name):
+    return not name.startswith(".") and name.lower() not in NO_IMAGES
 
 
 def stop(error):

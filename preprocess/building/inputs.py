@@ -5,7 +5,15 @@ import os.path
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dataloaders.cells import BadCell, ImageFolder, parse_captions, parse_emotions, parse_identifier, parse_query
+from dataloaders.cells import (
+    BadCell,
+    ImageFolder,
+    missing_note,
+    parse_captions,
+    parse_emotions,
+    parse_identifier,
+    parse_query,
+)
 from dataloaders.csv_rows import BadRows, read_records, shown, shown_difference
 from preprocess.annotation.annotation_file import read_annotations
 from preprocess.annotation.answer import UNWRITABLE
@@ -109,7 +117,11 @@ def records_of_csv(path, images):
     bad_rows.raise_if_any()
     if not records:
         raise InputError(f"{path}: found no record, expected at least one below the header")
-    return records, [f"Columns of {path} that are not used: {', '.join(map(repr, ignored))}."] if ignored else []
+    notes = [f"Columns of {path} that are not used: {', '.join(map(repr, ignored))}."] if ignored else []
+    columns = {
+        name: {(getattr(record, name) or "",) for record in records} for name in ("query", "topic_id", "image_id")
+    }
+    return records, notes + missing_note(path, columns)
 
 
 def _read(path, parsers, bad_rows):

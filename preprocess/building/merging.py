@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dataloaders.cells import is_blank
 from dataloaders.meme_records import Meme
 from preprocess.annotation.emotion_words import map_emotions
 from preprocess.building.inputs import Record, Unusable
@@ -116,7 +117,7 @@ def with_ids(memes):
             stem = posixpath.splitext(meme.image)[0]
             unique = stems[stem] == 1 and (stem not in taken or stem == meme.image)
             image_id = stem if unique else meme.image
-            if image_id != image_id.strip():  # an id has no spaces around it
+            if is_blank(image_id) or image_id != image_id.strip():  # an id can be seen, and has no spaces around it
                 image_id = f'"{image_id}"'
         named.append(replace(meme, image_id=image_id))
     return named

@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from dataloaders.cells import BadCell
+from dataloaders.cells import BadCell, unicode_forms
 from dataloaders.csv_rows import BadRows, read_records
 from preprocess.annotation.pictures import find_images
 from preprocess.building.inputs import Description, Record, Source, Unusable
@@ -135,16 +135,18 @@ def images_of_ids(images, ids):
     Raises InputError: no image of any id, or several of one.
     """
     files, frames = defaultdict(list), defaultdict(list)
+    id_of = {form: image_id for image_id in ids for form in unicode_forms(image_id)}
+    id_of |= {image_id: image_id for image_id in ids}
     for path in find_images(images)[0]:
         folder, name = posixpath.split(path)
         stem = posixpath.splitext(name)[0]
         if (frame := FRAME.fullmatch(stem)) and folder:
             frames[folder].append((int(frame[1]), path))
-        elif stem in ids:
-            files[stem].append(path)
+        elif stem in id_of:
+            files[id_of[stem]].append(path)
     several = 0
     for folder, numbered in frames.items():
-        if (image_id := posixpath.basename(folder)) in ids:
+        if (image_id := id_of.get(posixpath.basename(folder))) is not None:
             files[image_id].append(min(numbered)[1])
             several += len(numbered) > 1
     for image_id, paths in files.items():

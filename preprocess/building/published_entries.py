@@ -2,7 +2,7 @@
 
 import json
 
-from dataloaders.cells import BadCell, parse_captions, parse_emotions, parse_identifier
+from dataloaders.cells import BadCell, is_blank, parse_captions, parse_emotions, parse_identifier
 from dataloaders.csv_rows import SHOWN_ROWS, shown
 from preprocess.annotation.answer import UNWRITABLE
 from preprocess.building.inputs import as_cell
@@ -96,7 +96,7 @@ def text_of(value):
         raise BadCell(shown(json.dumps(value)), "a text")
     if UNWRITABLE.search(value):
         raise BadCell(shown(json.dumps(value)), "text without NUL bytes and halves of a character (\\ud800 to \\udfff)")
-    return value.strip()
+    return "" if is_blank(value) else value.strip()
 
 
 def captions_of(value):
@@ -104,7 +104,7 @@ def captions_of(value):
     captions = [value] if isinstance(value, str) else value
     if not isinstance(captions, list):
         raise BadCell(shown(json.dumps(value)), "a list of captions")
-    return parse_captions(as_cell([each for each in captions if not isinstance(each, str) or each.strip()]))
+    return parse_captions(as_cell([each for each in captions if not isinstance(each, str) or not is_blank(each)]))
 
 
 def emotions_of(value):
