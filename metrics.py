@@ -29,6 +29,7 @@ METRICS = (
 )
 TABLE_COLUMNS = ("R@1", "R@5", "R@10", "P@10", "MdR", "MnR", "mAP", "nDCG@10")
 TILE_ELEMENTS = 2**23
+UNPACKED_BYTES, UNPACKED_TIMES = 2**26, 32  # what an archive's arrays may take: the larger of so much and so many times
 
 
 class Relevance:
@@ -77,7 +78,7 @@ class Relevance:
             with loaded:
                 if absent := {"query", "meme", "shape"} - set(loaded.files):
                     raise InputError(f"no array {sorted(absent)}; the file holds {sorted(loaded.files)}")
-                return cls(loaded["query"], loaded["meme"], loaded["shape"])
+                return cls(**read_archive(loaded, ("query", "meme", "shape")))
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: {error}") from None
 
@@ -474,10 +475,43 @@ def shape_text(shape: Sequence[int]) -> str:
 def load_array(path: str | os.PathLike[str]) -> np.ndarray | np.lib.npyio.NpzFile:
     """np.load, memory-mapped and never unpickling; InputError names the file."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        with np.errstate(over="ignore"):  # of a header's absurd shape, which is refused
+            loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OverflowError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).partition(" If you trust")[0]  # NumPy's advice to unpickle is not ours
         raise InputError(f"{path}: cannot be read as a NumPy file without pickle: {reason}") from None
+    if isinstance(loaded, np.ndarray) and not loaded.dtype.itemsize:
+        raise InputError(f"{path}: found {loaded.dtype} of shape {loaded.shape}, whose elements take no bytes")
+    return loaded
+
+
+def read_archive(
+    archive: np.lib.npyio.NpzFile, names: Iterable[str], at_most: int = UNPACKED_BYTES
+) -> dict[str, np.ndarray]:
+    """{name: array} of an open .npz, after a look at how large the arrays are.
+
+    ValueError: they take more than `at_most` bytes and than UNPACKED_TIMES the file, or one is not as large as its
+    header says; what else NumPy and zipfile raise of a damaged file.
+    """
+    names, zipped = list(names), archive.zip
+    assert zipped is not None and zipped.fp is not None, "the archive is closed"
+    entries = {name: zipped.getinfo(name if name in zipped.namelist() else f"{name}.npy") for name in names}
+    unpacked = sum(entry.file_size for entry in entries.values())
+    allowed = max(at_most, UNPACKED_TIMES * zipped.fp.seek(0, os.SEEK_END))
+    if unpacked > allowed:
+        raise ValueError(
+            f"its arrays take {unpacked:,} bytes, of which at most {allowed:,} are read from a compressed file of this "
+            "size; np.savez writes larger ones"
+        )
+    for name, entry in entries.items():
+        with zipped.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+            size, elements = entry.file_size - file.tell(), math.prod(map(int, shape))
+        if not dtype.hasobject and (dtype.itemsize * elements != size or (elements and not dtype.itemsize)):
+            raise ValueError(f"'{name}' is {dtype} of shape {shape} by its header, and has {size:,} bytes")
+    return {name: archive[name] for name in names}
 
 
 def _nonzero(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

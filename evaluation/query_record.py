@@ -28,6 +28,7 @@ UNREADABLE = (
     *(zlib.error, zipfile.BadZipFile),
 )
 BEST_KEPT = 10
+MAX_BYTES = 2**28  # of the arrays, unpacked: ids take as much for each meme as for the one with the longest
 
 
 @dataclasses.dataclass
@@ -103,7 +104,7 @@ class QueryRecord:
             raise InputError(f"{path}: no such file; a finished run of this version writes it")
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+                arrays = metrics.read_archive(file, file.files, MAX_BYTES)
             record = cls._from_arrays(arrays)
             record._check()
             return record
