@@ -82,6 +82,11 @@ def read_rows(path):
                 try:
                     if line.strip():
                         rows.append(parse_row(line))
+                except RecursionError:
+                    raise InputError(
+                        f"{path}, line {number}: found JSON that is nested too deeply, expected a JSON object as "
+                        "preprocess.annotate writes it"
+                    ) from None
                 except ValueError as error:
                     if good + len(line) >= size and is_torn(line, error):
                         break

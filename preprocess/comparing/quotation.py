@@ -5,6 +5,7 @@ import string
 
 QUOTED = re.compile('“([^”]*)”?|「([^」]*)」?|『([^』]*)』?|«([^»]*)»?|"([^"]*)"?')
 
+MOST_COMPARED = 10**7  # characters of a text times those of a caption, each of which may be compared with each
 LETTERS = set(string.ascii_letters + string.digits)
 
 
@@ -12,9 +13,11 @@ def quotation(caption, text):
     """(start, end) in characters of what `caption` quotes, without the quotation marks; None if nothing.
 
     That is the meme's `text`, if the caption has it as it is or line by line (then from the first line found to the
-    last one), in any case and white space; else the last passage in quotation marks, also one never closed.
+    last one), in any case and white space unless both are very long; else the last passage in quotation marks, also
+    one never closed.
     """
-    for parts in ([text], text.splitlines()):
+    lines = text.splitlines()
+    for parts in ([text], lines if len(lines) * len(caption) <= MOST_COMPARED else []):
         places = [place for place in (_last_place(part, caption) for part in parts) if place]
         if places:
             return min(start for start, _ in places), max(end for _, end in places)
@@ -30,6 +33,8 @@ def _last_place(part, caption):
     start = caption.rfind(part)  # as it is, nearly always; building an expression for each text takes long
     if start >= 0 and not {caption[start - 1 : start], caption[start + len(part) :][:1]} & LETTERS:
         return start, start + len(part)
+    if len(part) * len(caption) > MOST_COMPARED:
+        return None
     pattern = r"\s+".join(map(re.escape, part.split()))
     places = list(re.finditer(f"(?<![a-z0-9]){pattern}(?![a-z0-9])", caption, re.IGNORECASE))
     return places[-1].span() if places else None

@@ -33,6 +33,14 @@ def test_another_file_is_not_cut_off(images, content):
     assert (images.parent / "a.jsonl").read_bytes() == content
 
 
+@pytest.mark.parametrize("ending", [b"", b"\n"])
+def test_a_row_that_is_nested_too_deeply_is_named(images, ending):
+    content = b'{"image": ' + b"[" * 200_000 + ending
+    (images.parent / "a.jsonl").write_bytes(content)
+    assert "a.jsonl, line 1: " in run(images, FakeModel())
+    assert (images.parent / "a.jsonl").read_bytes() == content
+
+
 @pytest.mark.parametrize("torn", [b"{", b'{"image": "a', b"\0\0\0"])
 def test_a_torn_line_is_cut_off(images, torn):
     (images.parent / "a.jsonl").write_bytes(torn)
