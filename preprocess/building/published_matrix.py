@@ -11,7 +11,10 @@ from util import InputError
 def fields_of(line):
     """The fields of a line of a matrix: between commas, or else between spaces."""
     line = line.strip("\r\n")
-    return next(csv.reader([line]), []) if "," in line else line.split()
+    try:
+        return next(csv.reader([line]), []) if "," in line else line.split()
+    except csv.Error:  # a field of more characters than it reads: no 0 or 1
+        return line.split(",")
 
 
 def is_row(fields):

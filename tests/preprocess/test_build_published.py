@@ -5,11 +5,15 @@ import hashlib
 import io
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
 
 from preprocess import build_community
+from preprocess.building import published_entries, published_files
+from preprocess.building.published_entries import Entries
+from preprocess.building.published_files import read_json
 from preprocess.building.published_matrix import read_matrix
 from tests.preprocess.build_inputs import SPLITS, Built, write_csv, write_picture
 from util import InputError
@@ -449,3 +453,28 @@ def test_files_that_cannot_be_used(published, name, content, message):
     (published.folder / name).write_bytes(content)
     with pytest.raises(SystemExit, match=f"error: (.|\n)*{message}"):
         published.run()
+
+
+def test_the_cost_of_a_file_is_in_proportion_to_its_size(tmp_path):
+    """Of a hundred thousand names each was counted, to find the one that is there twice."""
+    path, names = tmp_path / "test.json", 100_000
+    path.write_text("{" + ", ".join(f'"{min(number, names - 2)}": 0' for number in range(names)) + "}")
+    started = time.process_time()
+    with pytest.raises(InputError, match="is twice in one object"):
+        read_json(path)
+    assert time.process_time() - started < 5
+
+
+def test_what_contradicts_a_large_entry_does_not_each_cost_as_much(monkeypatch):
+    quoted = []
+    monkeypatch.setattr(published_entries, "shown", lambda value: quoted.append(1) or str(value)[:60])
+    entries = Entries()
+    large = {"image_id": "m1", "emotion": [{"person1": "happy"}] * 1000}
+    entries.of_emotions([("a.json", [large, *[{"image_id": "m1", "emotion": "sad"}] * 5000])])
+    assert len(entries.problems) == 5000 and len(quoted) <= 40
+
+
+def test_a_csv_with_a_huge_field_is_not_the_matrix(tmp_path):
+    path = tmp_path / "notes.csv"
+    path.write_text(f"name,{'x' * 200_000}\na,b\n")
+    assert published_files._kind_of_csv(path) is None
