@@ -17,6 +17,7 @@ EMOTIONS = (
     " one such object, or one word that does not begin with [ or {"
 )
 MAX_ID = 1000  # characters: tables of all ids take as much for each as for the longest
+MAX_PERSONS = 1000  # with an emotion word: all memes of a batch are padded to the most of one
 UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # Unicode's categories of control and format characters and of white space
 FILLERS = set("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | set(map(chr, range(0xFE00, 0xFE10)))
 DRIVE = re.compile("[A-Za-z]:")
@@ -117,6 +118,8 @@ def parse_emotions(cell: str) -> tuple[str, ...]:
             raise BadCell(f"an object without a person in {shown(cell)}", EMOTIONS)
     else:
         words = value
+    if len(words) > MAX_PERSONS:
+        raise BadCell(f"{len(words):,} words in {shown(cell)}", f"at most {MAX_PERSONS:,}: {EMOTIONS}")
     _check_texts(words, cell, EMOTIONS)
     return tuple(word.strip().lower() for word in words)
 

@@ -1,5 +1,6 @@
 """The cost of reading a CSV is in proportion to its size, whatever is in it."""
 
+import json
 import time
 
 import pytest
@@ -92,3 +93,15 @@ def test_an_id_has_a_length_that_a_table_of_all_can_hold(tmp_path):
     message = str(raised.value)
     assert "1 bad row" in message and len(message) < 1000
     assert "column 'image_id'" in message and "column 'topic_id'" in message and "at most 1,000 characters" in message
+
+
+def test_a_meme_has_as_many_emotion_words_as_a_batch_can_hold(tmp_path):
+    """All memes of a batch are padded to the most words of one: a cell of 1 MB asked for 65 GB of vectors."""
+    path = tmp_path / "train.csv"
+    rows = [
+        f'm{words},a.jpg,t1,q,c,"{json.dumps(["sad"] * words)}"\n'.replace('"sad"', '""sad""') for words in (1000, 1001)
+    ]
+    path.write_text(HEADER + "".join(rows))
+    with pytest.raises(InputError, match="line 3, column 'emotions': found 1,001 words(.|\n)*at most 1,000") as raised:
+        read_splits({"train": path}, tmp_path)
+    assert "1 bad row" in str(raised.value)
