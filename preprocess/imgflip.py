@@ -42,19 +42,17 @@ def make_community(source, out, kind="topics", limit=None, max_templates=None, s
     without a row. workers: processes that draw; what they write does
     not depend on their number. Raises InputError for broken data, and if `out` holds anything else.
     """
-    from preprocess.imgflip575k.images import Job, draw_missing, read_picture
+    from preprocess.imgflip575k.images import Job, draw_missing
 
     out = Path(out)
     if out.is_file():
         raise InputError(f"{out} is a file; a community is a folder")
     blocked = BlockedWords(blocked_words)
-    used, without_row, without_memes, names = read_templates(source, templates, blocked, all_templates)
-    memes, counts = read_memes(used, names, blocked)
+    checkout = read_templates(source, templates, blocked, all_templates)
+    memes, counts = read_memes(checkout.templates, checkout.names, blocked)
     rows = split_memes(memes, kind, seed, limit, max_templates)
     chosen = [meme for split in SPLITS for meme, *_ in rows[split]]
     pictures = sorted({meme.template.image for meme in chosen})
-    for picture in pictures:
-        read_picture(picture)
     arguments = {
         **{
             "kind": kind,
@@ -70,7 +68,13 @@ def make_community(source, out, kind="topics", limit=None, max_templates=None, s
         "arguments": arguments,
         "memes": {"read": counts.pop("read", 0), "clean": len(memes), "used": len(chosen)},
         "dropped": dict(counts.most_common()),
-        "templates": {"used": len(pictures), "without a row": without_row, "without memes": without_memes},
+        "templates": {
+            "used": len(pictures),
+            "without a row": checkout.without_row,
+            "without memes": checkout.without_memes,
+            "without a picture": checkout.without_picture,
+            "without a description": checkout.undescribed,
+        },
         **{split: {"records": len(rows[split]), "topics": len({row[1] for row in rows[split]})} for split in SPLITS},
     }
     begin(out, arguments)
@@ -152,6 +156,11 @@ def report(manifest, out, table):
             yield f"templates left out, as the table has no row for them: {', '.join(slugs)}"
         yield f"  (to describe one, add a line to {table}: its name, its emotions, a sentence that says what it shows;"
         yield "  --all_templates uses those without a line as well)"
+    if faults := templates["without a picture"]:
+        yield "templates left out, as there is no picture that can be read:"
+        yield from (f"  {slug}: {fault}" for slug, fault in faults.items())
+    if slugs := templates["without a description"]:
+        yield f"templates of which the checkout has no other names: {', '.join(slugs)}"
     if slugs := templates["without memes"]:
         yield f"rows of {table} for which the checkout has no memes: {', '.join(slugs)}"
     yield f"{memes['read']:9,} memes read"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import cv2
 from tqdm import tqdm
 
+from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file
 from preprocess.imgflip575k.drawing import Pen, draw_meme, resized
 from util import InputError
 
@@ -28,11 +29,11 @@ class Job(NamedTuple):
 
 
 def read_picture(path):
-    """(H, W, 3) uint8, blue first; InputError if the file cannot be read as an image."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise InputError(f"{path}: found no readable image, expected the picture of a template")
-    return picture
+    """(H, W, 3) uint8, blue first, on white; InputError (ImageError) if the file cannot be read as an image."""
+    try:
+        return ImageFile(read_file(path)).first(reduction=1, colour=True)
+    except BadImage as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def draw_missing(jobs, size, quality, workers):

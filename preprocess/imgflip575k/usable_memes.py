@@ -10,7 +10,9 @@ from preprocess.imgflip575k.templates import Template
 from preprocess.imgflip575k.text_filter import MAX_CHARACTERS, comparable, fault, is_garbage, one_line
 from util import read_json
 
-MEME_ID = re.compile(r"imgflip\.com/(?:i/)?([0-9A-Za-z]+)(?:\.\w+)?$")  # of a post or an image
+MEME_ID = re.compile(r"imgflip\.com/(?:i/)?([0-9A-Za-z]{1,40})(?:\.\w+)?$")  # of a post or an image
+GROUPED = re.compile(r"[0-9]+|[0-9]{1,3}(?:[,. '\u2019\u00a0\u202f][0-9]{3})+")  # a number as people write it
+LONGEST_NUMBER, MOST_VIEWS = 40, 10**15
 NEARLY = 0.1  # of a text's letters, in a word in which another text may differ
 
 
@@ -92,7 +94,13 @@ def own_title(title, names, blocked):
 
 
 def _views(facts):
-    return int(re.sub("[^0-9]", "", str(facts.get("views"))) or 0)
+    """A number, or a text with thousands separators; 0 for what can be no number of views."""
+    found = facts.get("views")
+    if isinstance(found, str) and len(found) <= LONGEST_NUMBER and GROUPED.fullmatch(found.strip()):
+        found = int(re.sub("[^0-9]", "", found))
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < MOST_VIEWS:
+        return 0
+    return int(found)
 
 
 def without_repeats(memes):

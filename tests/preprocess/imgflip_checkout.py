@@ -1,7 +1,13 @@
-"""A small folder in the layout of the data set ImgFlip575K, with drawn templates and made-up memes."""
+"""A small folder in the layout of the data set ImgFlip575K, with drawn templates and made-up memes.
+
+It is as irregular as a real clone: pictures of two kinds, one of them under the other's suffix and one far too large;
+no description of some templates; views as texts, as numbers, and with thousands of digits; macOS's files beside.
+"""
 
 import json
 import random
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -14,6 +20,11 @@ TEMPLATES = {
     "Two-Buttons": ("Two Buttons", "", (150, 150)),
     "Made-Up-Template": ("Made Up Template", "nobody knows it", (100, 100)),
 }
+SUFFIXES = {"Doge": "png"}  # jpg for the others
+PNG_INSIDE = ("Doge", "Two-Buttons")
+UNDESCRIBED = ("Two-Buttons", "Grumpy-Cat")  # there is no templates/<slug>.json
+TOO_LARGE = "Grumpy-Cat"  # its picture says that it has 50,000 x 50,000 pixels
+ODD_VIEWS = ("9" * 5000, 1234, "1 234", 12.5, None)
 WORDS = """
     teacher homework monday coffee computer keyboard garden window summer winter pizza sandwich orange purple elephant
     penguin holiday ticket airport balloon guitar drummer painter library museum bicycle helmet jacket umbrella river
@@ -54,17 +65,39 @@ def write_checkout(folder, memes=12, seed=0):
     for name in ("memes", "templates/img"):
         (folder / "dataset" / name).mkdir(parents=True)
     for number, (slug, (title, others, size)) in enumerate(TEMPLATES.items()):
-        facts = {"title": f"{title} Meme Template", "alternative_names": others, "template_id": str(number)}
-        write(folder, f"templates/{slug}.json", facts)
+        if slug not in UNDESCRIBED:
+            facts = {"title": f"{title} Meme Template", "alternative_names": others, "template_id": str(number)}
+            write(folder, f"templates/{slug}.json", facts)
         picture = draw_template(size, number)
-        assert cv2.imwrite(str(folder / "dataset/templates/img" / f"{slug}.jpg"), picture)
+        encoded = cv2.imencode(".png" if slug in PNG_INSIDE else ".jpg", picture)[1]
+        picture_of(folder, slug).write_bytes(encoded)
         letter = "abcd"[number]
         entries = [
             entry(f"{letter}{n}", *texts(rng), f"{texts(rng)[0]} {n}" if n % 2 else title, f"{rng.randrange(9999):,}")
             for n in range(memes)
         ]
+        for found, views in zip(entries[::2], ODD_VIEWS, strict=False):
+            found["metadata"]["views"] = views
         write(folder, f"memes/{slug}.json", entries + (list(DIRTY.values()) if number == 0 else []))
+    write(folder, f"memes/{TOO_LARGE}.json", [entry("e1", "an upper text", "and a lower one")])
+    picture_of(folder, TOO_LARGE).write_bytes(huge_png(50_000))
+    for name in ("memes/._Doge.json", "templates/img/._Doge.png"):
+        (folder / "dataset" / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
     return folder
+
+
+def picture_of(folder, slug):
+    """The file of a template's picture."""
+    return Path(folder) / "dataset/templates/img" / f"{slug}.{SUFFIXES.get(slug, 'jpg')}"
+
+
+def huge_png(side):
+    """A PNG of `side` x `side` grey pixels by its header; the pixels are not there."""
+    chunks = (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(100)))
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, content in (*chunks, (b"IEND", b"")):
+        parts += struct.pack(">I", len(content)), kind, content, struct.pack(">I", zlib.crc32(kind + content))
+    return b"".join(parts)
 
 
 def write(folder, name, value):

@@ -26,7 +26,16 @@ from preprocess.imgflip575k.templates import COLUMNS, TABLE, read_table, read_te
 from preprocess.imgflip575k.text_filter import BlockedWords, comparable, fault, is_english, to_ascii
 from preprocess.imgflip575k.usable_memes import Meme, own_title, read_memes, to_meme, without_repeats
 from tests.conftest import ROOT
-from tests.preprocess.imgflip_checkout import DIRTY, TEMPLATES, entry, texts, write, write_checkout
+from tests.preprocess.imgflip_checkout import (
+    DIRTY,
+    TEMPLATES,
+    TOO_LARGE,
+    entry,
+    picture_of,
+    texts,
+    write,
+    write_checkout,
+)
 from util import InputError
 
 BLOCKED = BlockedWords()
@@ -65,7 +74,7 @@ def meme_of(upper, lower, meme_id="x"):
 
 
 def test_each_dirty_meme_is_dropped_for_its_reason(checkout):
-    templates, _, _, names = read_templates(checkout, TABLE, BLOCKED)
+    templates, *_, names = read_templates(checkout, TABLE, BLOCKED)
     memes, counts = read_memes(templates, names, BLOCKED)
     assert counts == {"read": 36 + len(DIRTY), **dict.fromkeys(DIRTY, 1)}
     assert sorted(meme.meme_id for meme in memes) == sorted(f"{letter}{n}" for letter in "abc" for n in range(12))
@@ -99,7 +108,12 @@ def test_missing_facts_do_no_harm():
         meme, views, reason = to_meme(entry("x1", "A\ncat ", "a  dog") | {"metadata": facts}, None, set(), BLOCKED)
         assert (meme.upper, meme.lower, meme.title, views, reason) == ("A cat", "a dog", "", 0, None)
     assert to_meme(entry("x1", "a cat", "a dog", views="1,234,567"), None, set(), BLOCKED)[1] == 1_234_567
-    assert to_meme(entry("x1", "a cat", "a dog", views=12), None, set(), BLOCKED)[1] == 12
+    for views, number in (
+        (12, 12), ("1,234,567", 1_234_567), ("12.345", 12_345), ("1 234", 1234), (12.5, 12), ("9" * 5000, 0), (-3, 0),
+        (10**30, 0), (1e300, 0), (float("inf"), 0), (float("nan"), 0), ("3 of 10", 0), (True, 0), ([7], 0),
+    ):  # fmt: skip
+        assert to_meme(entry("x1", "a cat", "a dog", views=views), None, set(), BLOCKED)[1] == number, views
+    assert to_meme(entry("x" * 300, "a cat", "a dog"), None, set(), BLOCKED) == (None, 0, "no id")
     assert (
         to_meme(entry("", "a cat", "a dog") | {"url": "http://i.imgflip.com/3ab.png"}, None, set(), BLOCKED)[0][0]
         == "3ab"
@@ -293,7 +307,7 @@ def test_own_titles_come_first_then_views(tmp_path):
         "memes/10-Guy.json",
         [entry(meme_id, f"text of {meme_id}", meme_id, title, views) for meme_id, title, views in memes],
     )
-    templates, _, _, names = read_templates(checkout, TABLE, BLOCKED)
+    templates, *_, names = read_templates(checkout, TABLE, BLOCKED)
     order = [meme.meme_id for meme in read_memes(templates, names, BLOCKED)[0] if meme.template.slug == "10-Guy"]
     assert order == ["m4", "m2", "m3", "m1"]
 
@@ -305,7 +319,7 @@ def test_of_nearly_equal_memes_the_first_in_order_stays(tmp_path):
         "memes/Doge.json",
         [entry("m1", "such wow", "much cat", views="3"), entry("m2", "Such WOW!", "much cat", views="8")],
     )
-    templates, _, _, names = read_templates(checkout, TABLE, BLOCKED)
+    templates, *_, names = read_templates(checkout, TABLE, BLOCKED)
     memes, counts = read_memes(templates, names, BLOCKED)
     assert [meme.meme_id for meme in memes if meme.template.slug == "Doge"] == ["m2"]
     assert counts["nearly the same text"] == 1
@@ -315,9 +329,12 @@ def test_of_nearly_equal_memes_the_first_in_order_stays(tmp_path):
 
 
 def test_templates(checkout):
-    templates, without_row, without_memes, names = read_templates(checkout, TABLE, BLOCKED)
+    templates, without_row, without_memes, without_picture, undescribed, names = read_templates(
+        checkout, TABLE, BLOCKED
+    )
     assert [template.slug for template in templates] == USED and without_row == ["Made-Up-Template"]
-    assert len(without_memes) == 68 - 3
+    assert len(without_memes) == 68 - 4 and list(without_picture) == [TOO_LARGE]
+    assert undescribed == ["Two-Buttons"]
     assert templates[0].names == ("really relaxed guy", "ten guy", "sleepy guy")  # a rude one is left out
     assert templates[1].names == ("shiba dog",)  # "the doge meme" says no more than the name
     assert templates[2].name == "Two Buttons" and templates[2].names == ()
@@ -341,11 +358,11 @@ def test_slugs_agree_whatever_their_case_and_an_own_table_counts(checkout, tmp_p
     table.write_text(
         'template,emotions,description,note\nmade-up-TEMPLATE,"[""happy""]",A grey circle.,mine\nNot-There,[],X.,\n'
     )
-    templates, without_row, without_memes, _ = read_templates(checkout, table, BLOCKED)
+    templates, without_row, without_memes, *_ = read_templates(checkout, table, BLOCKED)
     assert [(t.slug, t.emotions, t.description) for t in templates] == [
         ("Made-Up-Template", ("happy",), "A grey circle.")
     ]
-    assert without_row == USED and without_memes == ["Not-There"]
+    assert without_row == [*USED[:2], TOO_LARGE, USED[2]] and without_memes == ["Not-There"]
 
 
 @pytest.mark.parametrize(
@@ -374,9 +391,6 @@ def test_errors_in_the_table(checkout, tmp_path, text, message):
         ("memes/Doge.json", b"\xff\xfe", "memes/Doge.json: found no valid JSON"),
         ("memes/Doge.json", "[" * 100_000, "memes/Doge.json: found no valid JSON"),
         ("templates/Doge.json", "[]", "templates/Doge.json: found a JSON list, expected an object"),
-        ("templates/Doge.json", None, "templates/Doge.json: found no such file"),
-        ("templates/img/Doge.jpg", None, "img/Doge.jpg: found no such file, expected the picture of the template Doge"),
-        ("templates/img/Doge.jpg", "version https://git-lfs", "img/Doge.jpg: found no readable image"),
     ],
 )
 def test_broken_files_are_named(tmp_path, name, text, message):
@@ -388,6 +402,59 @@ def test_broken_files_are_named(tmp_path, name, text, message):
     with pytest.raises(InputError, match=message):
         imgflip.make_community(checkout, tmp_path / "out", size=64)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (None, "no picture of it in "),
+        (b"version https://git-lfs.github.com/spec/v1", "Doge.png: not a JPEG, "),
+        (b"", "Doge.png: the file is empty"),
+        (b"\x89PNG\r\n\x1a\n", "Doge.png: "),
+    ],
+)
+def test_a_template_without_a_picture_is_left_out_and_named(tmp_path, capsys, content, reason):
+    checkout = write_checkout(tmp_path / "checkout", memes=3)
+    picture_of(checkout, "Doge").unlink()
+    if content is not None:
+        picture_of(checkout, "Doge").write_bytes(content)
+    imgflip.main(["--source", str(checkout), "--out", str(tmp_path / "out"), "--size", "64"])
+    printed = capsys.readouterr().out
+    assert "templates left out, as there is no picture that can be read:\n" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("  Doge: ")]
+    assert reason in line
+    (line,) = [line for line in printed.splitlines() if line.startswith(f"  {TOO_LARGE}: ")]
+    assert "50000 x 50000 pixels are too many" in line
+    manifest = json.loads((tmp_path / "out" / "imgflip.json").read_text())
+    assert manifest["templates"]["used"] == 2 and list(manifest["templates"]["without a picture"]) == [
+        "Doge",
+        TOO_LARGE,
+    ]
+
+
+def test_no_picture_at_all_is_an_error(tmp_path):
+    checkout = write_checkout(tmp_path / "checkout", memes=3)
+    for slug in USED:
+        picture_of(checkout, slug).write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(InputError, match="templates/img: found no picture that can be read.*10-Guy.jpg: not a JPEG"):
+        imgflip.make_community(checkout, tmp_path / "out", size=64)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", ["webp", "JPG", "jpeg"])
+def test_a_picture_may_have_any_suffix_and_case(tmp_path, suffix):
+    checkout = write_checkout(tmp_path / "checkout", memes=3)
+    picture_of(checkout, "Doge").rename(picture_of(checkout, "Doge").with_name(f"doge.{suffix}"))
+    manifest = imgflip.make_community(checkout, tmp_path / "out", size=64)
+    assert manifest["templates"]["used"] == 3
+
+
+def test_a_transparent_picture_is_composed_on_white(tmp_path):
+    pixels = np.zeros((20, 30, 4), np.uint8)
+    pixels[:, 15:] = (10, 200, 30, 255)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    found = imgflip_images.read_picture(tmp_path / "a.png")
+    assert (found[:, :15] == 255).all() and (found[:, 15:] == (10, 200, 30)).all()
 
 
 def test_another_folder_is_no_checkout(tmp_path, capsys):
@@ -550,7 +617,7 @@ def test_lower_case_is_drawn_in_capitals():
 def test_the_meme_is_its_template_with_text_above_and_below(communities, checkout):
     folder, _ = communities["topics"]
     for row in itertools.chain(*rows_of(folder).values()):
-        template = cv2.imread(str(checkout / f"dataset/templates/img/{row['topic_id']}.jpg"))
+        template = cv2.imread(str(picture_of(checkout, row["topic_id"])))
         drawn = cv2.imread(str(folder / "images" / row["image"]))
         expected = cv2.resize(template, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
         change = np.abs(drawn.astype(int) - expected).max(axis=2) > 60
@@ -654,10 +721,10 @@ def test_ctrl_c(many, tmp_path):
 
 def test_an_error_in_a_process_ends_the_program(many, tmp_path):
     checkout, _ = many
-    picture = checkout / "dataset/templates/img/Doge.jpg"
+    picture = picture_of(checkout, "Doge")
     jobs = [imgflip_images.Job(str(picture), str(tmp_path / f"images/{n}.jpg"), "A", "B") for n in range(300)]
     jobs[250] = jobs[250]._replace(template="/nowhere.jpg")
-    with pytest.raises(InputError, match="/nowhere.jpg: found no readable image"):
+    with pytest.raises(InputError, match="/nowhere.jpg: cannot be read: No such file"):
         imgflip_images.draw_missing(jobs, 64, 80, workers=2)
 
 
@@ -690,7 +757,7 @@ def test_other_arguments_or_data_are_an_error(checkout, tmp_path):
         with pytest.raises(InputError, match=f"out was made with other arguments or data: {message}"):
             imgflip.make_community(checkout, out, **{"size": 64} | arguments)
     changed = write_checkout(tmp_path / "changed")
-    picture = changed / "dataset/templates/img/Doge.jpg"
+    picture = picture_of(changed, "Doge")
     cv2.imwrite(str(picture), cv2.imread(str(picture)) // 2)
     with pytest.raises(InputError, match="other arguments or data: data "):
         imgflip.make_community(changed, out, size=64)
