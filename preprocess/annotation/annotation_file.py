@@ -50,6 +50,7 @@ class Annotation:
 TEXTS = ("image", "sha256", "status", "text", "error", "provider", "model", "language", "prompt")
 LISTS = ("captions", "emotions", "notes")
 NUMBERS = ("input_tokens", "output_tokens", "cost", "seconds")
+LARGEST = 10**12  # of the numbers
 
 
 def read_annotations(path):
@@ -108,7 +109,10 @@ def is_torn(line, error):
 
 def parse_row(line):
     """The Annotation in the bytes of a line; ValueError (found, expected) if it is none."""
-    value = json.loads(line.decode("utf-8"))
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("found deep nesting, expected a JSON object as preprocess.annotate writes it") from None
     if not isinstance(value, dict):
         raise ValueError(f"found {shown(value)}, expected a JSON object")
     fields = {}
@@ -118,10 +122,11 @@ def parse_row(line):
             fields[name] = found
         elif name in LISTS and isinstance(found, list) and all(isinstance(each, str) for each in found):
             fields[name] = tuple(found)
-        elif name in NUMBERS and isinstance(found, (int, float)) and not isinstance(found, bool):
+        elif name in NUMBERS and type(found) in (int, float) and 0 <= found <= LARGEST:
             fields[name] = found
         elif found is not None:
-            kind = "a text" if name in TEXTS else "a list of texts" if name in LISTS else "a number"
+            number = f"a number from 0 to {LARGEST:,}"
+            kind = "a text" if name in TEXTS else "a list of texts" if name in LISTS else number
             raise ValueError(f"{name!r}: found {shown(found)}, expected {kind}")
     if absent := [name for name in ("image", "sha256", "status") if name not in fields]:
         raise ValueError(f"found no {', '.join(map(repr, absent))}, expected a row as preprocess.annotate writes it")

@@ -11,6 +11,8 @@ FAILURES = ("blocked", "rate_limit", "bad_answer", "unreadable_image", "unavaila
 LANGUAGES = {"en": "English", "zh": "Chinese (中文)"}
 MAX_CAPTIONS = 30
 MAX_ANSWER = 200_000  # characters
+MAX_OPENINGS = 1000  # places of an answer that is not JSON where an object is looked for
+MAX_TOKENS = 10**9  # which a server can mean
 
 ANSWER_SCHEMA = {
     "type": "object",
@@ -54,8 +56,13 @@ UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # NUL bytes, halves of a character
 
 
 def without_key(text, key):
-    """The text with *** in place of a key."""
-    return text.replace(key, "***") if key and len(key) >= SHORTEST_KEY else text
+    """The text with *** in place of a key, whatever its case."""
+    return re.sub(re.escape(key), "***", text, flags=re.IGNORECASE) if key and len(key) >= SHORTEST_KEY else text
+
+
+def checked_count(count):
+    """A server's count of tokens if it is one, else None."""
+    return count if type(count) is int and 0 <= count <= MAX_TOKENS else None
 
 
 class Failure(Exception):
@@ -164,15 +171,17 @@ def find_object(raw, notes):
 
 
 def objects_in(raw):
-    """Yield the JSON objects that stand in a text, outermost ones only."""
-    decoder, position = json.JSONDecoder(strict=False), raw.find("{")
-    while position >= 0:
+    """Yield the JSON objects that stand in a text, outermost ones only; MAX_OPENINGS braces are tried."""
+    decoder, end = json.JSONDecoder(strict=False), 0
+    for _ in range(MAX_OPENINGS):
+        position = raw.find("{", end)
+        if position < 0:
+            return
         try:
             value, end = decoder.raw_decode(raw, position)
             yield value
         except (ValueError, RecursionError):
             end = position + 1
-        position = raw.find("{", end)
 
 
 def texts_of(value, name, raw):

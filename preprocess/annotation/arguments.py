@@ -53,7 +53,7 @@ def build_parser():
         help="longest side of a picture that is sent, in pixels (default: %(default)s)")  # fmt: skip
     add("--max_frames", type=positive_int, default=3, metavar="N",
         help="pictures of an animation that are sent (default: %(default)s)")  # fmt: skip
-    add("--timeout", type=positive, metavar="S", help=f"seconds to wait for an answer (default: {TIMEOUT:g})")
+    add("--timeout", type=positive, metavar="S", help=f"seconds for a whole answer (default: {TIMEOUT:g})")
     add(
         "--allow_mixed",
         action="store_true",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
-from preprocess.annotation.answer import PASSING, UNWRITABLE, Failure, check_answer, without_key
+from preprocess.annotation.answer import PASSING, UNWRITABLE, Answer, Failure, check_answer, without_key
 from util import InputError, sha256_of
 
 ATTEMPTS = 6  # for one image
@@ -37,6 +37,14 @@ def redacted(text, secret):
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 3] + "..."
 
 
+def masked(answer, secret):
+    """The Answer without the key, which some servers echo; its notes are shortened as well."""
+    captions, emotions = (tuple(without_key(text, secret) for text in texts) for texts in answer[::2])
+    found = Answer(captions, without_key(answer.text, secret), emotions, answer.notes)
+    notes = [redacted(note, secret) for note in answer.notes] + ["masked the key"] * (found != answer)
+    return found._replace(notes=tuple(notes))
+
+
 class Asker:
     """Makes the row of an image: `asker(path, sha256)` -> Annotation. Thread-safe.
 
@@ -61,8 +69,7 @@ class Asker:
             if sha256_of(self.folder / path) != sha256:
                 raise Failure("unreadable_image", "the file has changed since this call began")
             answer = self.ask(pictures, spent)
-            notes = tuple(redacted(note, secret) for note in answer.notes)
-            row = replace(row, status="ok", **answer._replace(notes=notes)._asdict())
+            row = replace(row, status="ok", **masked(answer, secret)._asdict())
         except Failure as failure:
             row = replace(row, status=failure.status, error=redacted(str(failure), secret))
         except Stopped:

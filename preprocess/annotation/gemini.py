@@ -1,8 +1,10 @@
 """Ask Gemini about a meme, through Google's SDK google-genai."""
 
+import functools
 import re
 
-from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, Reply
+from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, Reply, checked_count
+from preprocess.annotation.bounded import event_hooks, within
 from preprocess.annotation.server_errors import (
     checked_address,
     checked_key,
@@ -27,14 +29,15 @@ BLOCKED_REASONS = {
     "MODEL_ARMOR",
     "ESCALATION",
 }
+TOKEN_KINDS = ("prompt", "candidates", "thoughts")
 FINISHED = {"", "STOP", "FINISH_REASON_UNSPECIFIED"}
 
 
 class Gemini:
     """A provider, see `annotate.make_provider`. Several threads may ask at the same time.
 
-    `base_url` replaces Google's address, e.g. by that of a proxy; `timeout` is in seconds. Raises InputError for a
-    missing SDK, an empty key, and a name or address that can be none.
+    `base_url` replaces Google's address, e.g. by that of a proxy; `timeout`: seconds for a whole answer. Raises
+    InputError for a missing SDK, an empty key, and a name or address that can be none.
     """
 
     name = "gemini"
@@ -50,7 +53,11 @@ class Gemini:
         self.model, self.secret, self.timeout = model, checked_key(key, KEY_NAMES), timeout
         self.types, self.errors, self.connection_errors = types, errors, connection_errors()
         # without retry_options the SDK does not retry; it wants milliseconds
-        options = {"base_url": checked_address(base_url), "timeout": round(1000 * timeout)}
+        options = {
+            "base_url": checked_address(base_url),
+            "timeout": round(1000 * timeout),
+            "client_args": {"event_hooks": event_hooks(timeout)},
+        }
         options = {name: value for name, value in options.items() if value is not None}
         self.client = genai.Client(vertexai=False, api_key=self.secret, http_options=options)
         # the older of the two schema fields is the one that every version of the SDK and of the API has
@@ -68,13 +75,16 @@ class Gemini:
         parts = [types.Part.from_bytes(data=picture, mime_type="image/jpeg") for picture in pictures]
         contents = [types.Content(role="user", parts=[*parts, types.Part(text=prompt)])]
         try:
-            response = self.client.models.generate_content(model=self.model, contents=contents, config=self.config)
+            ask = functools.partial(self.client.models.generate_content, config=self.config)
+            response = within(self.timeout, functools.partial(ask, model=self.model, contents=contents))
         except self.errors.APIError as error:
             raise self._meaning(error) from None
         except self.connection_errors as error:
             raise no_answer(error, self.timeout, self.secret) from None
         except (ValueError, TypeError, AttributeError):  # what the SDK raises for another shape than Gemini's
             raise Failure("bad_answer", "the server's answer is not in Gemini's format") from None
+        except RecursionError:
+            raise Failure("bad_answer", "the server's answer is JSON that is nested too deeply") from None
         return to_reply(response)
 
     def _meaning(self, error):
@@ -135,9 +145,9 @@ def to_reply(response):
 
 def tokens_of(usage):
     """Reply's two counts. Thoughts are paid for like the answer; older versions of the SDK do not count them."""
-    counts = [getattr(usage, f"{kind}_token_count", None) for kind in ("candidates", "thoughts")]
-    output = None if counts == [None, None] else sum(count or 0 for count in counts)
-    return {"input_tokens": getattr(usage, "prompt_token_count", None), "output_tokens": output}
+    counts = {kind: checked_count(getattr(usage, f"{kind}_token_count", None)) for kind in TOKEN_KINDS}
+    outputs = [count for kind, count in counts.items() if kind != "prompt" and count is not None]
+    return {"input_tokens": counts["prompt"], "output_tokens": sum(outputs) if outputs else None}
 
 
 def reason_of(holder, name):

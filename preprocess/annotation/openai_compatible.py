@@ -1,6 +1,7 @@
 """Ask a model about a meme that an OpenAI-compatible server offers: vLLM, Ollama, LM Studio, a hosted one."""
 
 import base64
+import functools
 import json
 import re
 import sys
@@ -8,7 +9,8 @@ import threading
 
 from tqdm import tqdm
 
-from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, Reply
+from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, Reply, checked_count
+from preprocess.annotation.bounded import event_hooks, within
 from preprocess.annotation.server_errors import (
     checked_address,
     checked_key,
@@ -37,9 +39,9 @@ USED_UP = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_acti
 class OpenAICompatible:
     """A provider, see `annotate.make_provider`. Several threads may ask at the same time.
 
-    `key` is None for a server that asks for none; `base_url` None means OpenAI's own; `timeout` is in seconds. A
-    server that refuses temperature 0 or the JSON schema is asked again without, and from then on, which is said once.
-    Raises InputError for a missing SDK, a broken key, an address that can be none.
+    `key` is None for a server that asks for none; `base_url` None means OpenAI's own; `timeout`: seconds for a whole
+    answer. A server that refuses temperature 0 or the JSON schema is asked again without, and from then on, which is
+    said once. Raises InputError for a missing SDK, a broken key, an address that can be none.
     """
 
     name = "openai"
@@ -52,7 +54,11 @@ class OpenAICompatible:
         self.model, self.timeout, self.sdk = model, timeout, openai
         self.secret = checked_key(key, KEY_NAMES) if key else None
         self.client = openai.OpenAI(
-            api_key=self.secret or "none", base_url=checked_address(base_url), timeout=timeout, max_retries=0
+            api_key=self.secret or "none",
+            base_url=checked_address(base_url),
+            timeout=timeout,
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(event_hooks=event_hooks(timeout)),
         )
         self.refused, self.lock = set(), threading.Lock()
 
@@ -62,7 +68,7 @@ class OpenAICompatible:
         while True:
             refused = frozenset(self.refused)
             try:
-                completion = self._ask(pictures, prompt, refused)
+                completion = within(self.timeout, functools.partial(self._ask, pictures, prompt, refused))
                 break
             except self.sdk.APIStatusError as error:
                 self._note_refusal(error, refused)
@@ -70,6 +76,8 @@ class OpenAICompatible:
                 raise no_answer(error.__cause__ or error, self.timeout, self.secret) from None
             except ValueError:
                 raise Failure("bad_answer", "the server's answer is not JSON") from None
+            except RecursionError:
+                raise Failure("bad_answer", "the server's answer is JSON that is nested too deeply") from None
         if isinstance(problem := getattr(completion, "error", None), dict):  # with the status 200, as routers do
             code = problem.get("code")
             said = plain(problem.get("message"), self.secret)
@@ -124,7 +132,7 @@ def to_reply(completion, secret):
     """The Reply in a chat completion. Raises Failure if it is refused, blocked, cut off or empty."""
     usage = getattr(completion, "usage", None)
     counts = {kind: getattr(usage, name, None) for kind, name in TOKENS.items()}  # paid for, also without an answer
-    tokens = {kind: count if type(count) is int else None for kind, count in counts.items()}
+    tokens = {kind: checked_count(count) for kind, count in counts.items()}
     choices = getattr(completion, "choices", None)
     if not isinstance(choices, list) or not choices:
         page = f": {plain(completion, secret)}" if isinstance(completion, str) else ""

@@ -7,6 +7,7 @@ import re
 import time
 
 from preprocess.annotation.answer import Failure, without_key
+from preprocess.annotation.bounded import too_slow
 from preprocess.downloading.sources import split_http
 from util import InputError
 
@@ -91,7 +92,9 @@ def connection_errors():
 
 
 def no_answer(error, timeout, secret):
-    """The Failure for a connection that was refused, cut or too slow; `error` is the HTTP library's."""
+    """The Failure for a connection that was refused, cut or too slow; `error` is the HTTP library's, or a Failure."""
+    if isinstance(error, Failure):
+        return error
     if "Timeout" in type(error).__name__:
-        return Failure("unavailable", f"no answer within {timeout:g} s")
+        return too_slow(timeout)
     return Failure("unavailable", f"the connection failed: {plain(error, secret) or type(error).__name__}")

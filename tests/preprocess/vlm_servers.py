@@ -61,6 +61,9 @@ class Response(NamedTuple):
     headers: dict = {}
     cut: bool = False  # the connection is closed after half of the body
     delay: float = 0  # seconds before anything is sent
+    pieces: object = None  # in place of the body: an iterable of bytes, to its end or until the other side hangs up
+    pause: float = 0  # seconds between two pieces
+    slow_head: bool = False  # the pieces are header lines; no body follows
 
 
 def gemini(text=None, finish="STOP", **more):
@@ -101,6 +104,7 @@ class VlmServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.script, self.default, self.requests = list(script), default, []
         self.lock, self.closing = threading.Lock(), threading.Event()
+        self.sent = 0  # bytes of pieces
         self.active = self.most_active = 0  # requests being answered at the same time
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
@@ -149,6 +153,9 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, response):
         if response.delay:
             self.server.closing.wait(response.delay)
+        if response.pieces is not None:
+            self.reply_in_pieces(response)
+            return
         content = response.body if isinstance(response.body, bytes) else json.dumps(response.body).encode()
         self.send_response(response.status)
         for name, value in ({"Content-Type": "application/json"} | response.headers).items():
@@ -159,6 +166,22 @@ class Handler(BaseHTTPRequestHandler):
             content = content[: len(content) // 2]
             self.close_connection = True
         self.wfile.write(content)
+
+    def reply_in_pieces(self, response):
+        self.close_connection = True
+        self.send_response(response.status)
+        for name, value in ({"Content-Type": "application/json"} | response.headers).items():
+            self.send_header(name, value)
+        if response.slow_head:
+            self.flush_headers()
+        else:
+            self.end_headers()
+        for piece in response.pieces:
+            self.wfile.write(piece)
+            self.wfile.flush()
+            self.server.sent += len(piece)
+            if self.server.closing.wait(response.pause):
+                return
 
     def log_message(self, *arguments):
         pass
