@@ -152,22 +152,35 @@ def check_answer(raw, needs_captions=True):
 
 
 def find_object(raw, notes):
-    """The JSON object in `raw`: all of it, or the last one in it that has captions, or else the first."""
+    """The JSON object in `raw`: all of it, or the last one in it that has captions, or else the first.
+
+    It may stand in a list, and in a JSON text.
+    """
     if len(raw) > MAX_ANSWER:
         raise Failure("bad_answer", f"the answer has {len(raw):,} characters; at most {MAX_ANSWER:,} are read")
     try:
         value = json.loads(raw, strict=False)  # line breaks in a text, as small models write them
     except (ValueError, RecursionError):
         notes.append("the JSON had other text around it")
-        found = list(objects_in(raw))
-        value = next((each for each in reversed(found) if "captions" in each), found[0] if found else None)
+        value = with_captions(list(objects_in(raw)))
         if value is None:
             if REFUSAL.search(raw[:500]):
                 raise Failure("blocked", f"the model declines: {raw}") from None
             raise bad("it is not JSON", raw) from None
+    if isinstance(value, list) and value:
+        notes.append("the JSON object stood in a list")
+        value = with_captions([each for each in value if isinstance(each, dict)]) or value[0]
+    if isinstance(value, str):
+        notes.append("the JSON object stood in a JSON text")
+        return find_object(value, notes)  # which is shorter
     if not isinstance(value, dict):
         raise bad("it is not a JSON object", raw)
     return value
+
+
+def with_captions(objects):
+    """The last of the dicts that has captions, or else the first; None if there is none."""
+    return next((each for each in reversed(objects) if "captions" in each), objects[0] if objects else None)
 
 
 def objects_in(raw):

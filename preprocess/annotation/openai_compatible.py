@@ -9,7 +9,7 @@ import threading
 
 from tqdm import tqdm
 
-from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, Reply, checked_count
+from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, Reply, checked_count, objects_in
 from preprocess.annotation.bounded import event_hooks, within
 from preprocess.annotation.server_errors import (
     checked_address,
@@ -33,6 +33,8 @@ OPTION_WORDS = {
     TEMPERATURE: re.compile("temperature", re.IGNORECASE),
     SCHEMA: re.compile("response_format|json_schema|structured output", re.IGNORECASE),
 }
+THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details")  # where servers put them, and some the answer
+THINKING = "the model's thinking is on; turn it off at the server, or let it write longer answers"
 USED_UP = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 
 
@@ -65,24 +67,28 @@ class OpenAICompatible:
     def answer(self, pictures, prompt):
         """The Reply about `pictures`, a list of JPEG files as bytes. Raises Failure, and InputError if no image can
         get an answer."""
+        try:
+            completion = only(self._completion(pictures, prompt))
+            if isinstance(problem := getattr(completion, "error", None), dict):  # with the status 200, as routers do
+                code = problem.get("code")
+                said = plain(problem.get("message"), self.secret)
+                raise status_error(code if isinstance(code, int) else 500, said, self.model, KEY_NAMES)
+            return to_reply(completion, self.secret)
+        except RecursionError:
+            raise Failure("bad_answer", "the server's answer is JSON that is nested too deeply") from None
+
+    def _completion(self, pictures, prompt):
+        """The SDK's object for the server's answer, of whatever shape that is."""
         while True:
             refused = frozenset(self.refused)
             try:
-                completion = within(self.timeout, functools.partial(self._ask, pictures, prompt, refused))
-                break
+                return within(self.timeout, functools.partial(self._ask, pictures, prompt, refused))
             except self.sdk.APIStatusError as error:
                 self._note_refusal(error, refused)
             except self.sdk.APIConnectionError as error:
                 raise no_answer(error.__cause__ or error, self.timeout, self.secret) from None
             except ValueError:
                 raise Failure("bad_answer", "the server's answer is not JSON") from None
-            except RecursionError:
-                raise Failure("bad_answer", "the server's answer is JSON that is nested too deeply") from None
-        if isinstance(problem := getattr(completion, "error", None), dict):  # with the status 200, as routers do
-            code = problem.get("code")
-            said = plain(problem.get("message"), self.secret)
-            raise status_error(code if isinstance(code, int) else 500, said, self.model, KEY_NAMES)
-        return to_reply(completion, self.secret)
 
     def _ask(self, pictures, prompt, refused):
         options = {} if TEMPERATURE in refused else {"temperature": 0}
@@ -118,9 +124,16 @@ class OpenAICompatible:
                 tqdm.write(f"{self.model} does not take {option}: asking without it", file=sys.stderr)
 
 
+def only(value):
+    """What stands alone in a list, as Google's server sends its errors; anything else as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
 def message_of(error):
     """What the server says, with its word for the kind of error: servers differ in where they put it."""
-    body = error.body
+    body = only(error.body)
+    if isinstance(body, dict) and isinstance(body.get("error"), dict):
+        body = body["error"]
     if not isinstance(body, dict):
         return body or error.message
     said = body.get("message") or body.get("detail") or body
@@ -138,13 +151,41 @@ def to_reply(completion, secret):
         page = f": {plain(completion, secret)}" if isinstance(completion, str) else ""
         raise Failure("bad_answer", f"the answer has no choices{page}", **tokens)
     message, finish = getattr(choices[0], "message", None), getattr(choices[0], "finish_reason", None)
-    if refusal := getattr(message, "refusal", None):
+    content = getattr(message, "content", None)
+    parts = content if isinstance(content, list) else [content]
+    refusals = [part["refusal"] for part in parts if isinstance(part, dict) and part.get("refusal")]
+    if refusal := getattr(message, "refusal", None) or "".join(map(str, refusals)):
         raise Failure("blocked", f"the model declines: {plain(refusal, secret)}", **tokens)
     if finish == "content_filter":
         raise Failure("blocked", "the server blocks the answer: content_filter", **tokens)
+    field, thoughts = thoughts_of(message)
     if finish == "length":
-        raise Failure("bad_answer", "the answer was cut off: length", **tokens)
-    content = getattr(message, "content", None)
-    if not isinstance(content, str) or not content.strip():
-        raise Failure("bad_answer", "the answer is empty", **tokens)
-    return Reply(content, **tokens)
+        raise Failure("bad_answer", f"the answer was cut off: length{f'; {THINKING}' if thoughts else ''}", **tokens)
+    text = "".join(map(text_of, parts))
+    if not text.strip() and any("captions" in found for found in objects_in(thoughts)):
+        text = thoughts
+    if not text.strip():
+        only_thoughts = f": there are only thoughts ({field}): {THINKING}" if thoughts else ""
+        raise Failure("bad_answer", f"the answer is empty{only_thoughts}", **tokens)
+    return Reply(text, **tokens)
+
+
+def text_of(part):
+    """What a message's content, or a part of it, says; "" for thoughts, pictures and what else there may be."""
+    if isinstance(part, dict) and "captions" in part:
+        return json.dumps(part)  # an answer that the server has read
+    if isinstance(part, dict) and part.get("type", "text") in ("text", "output_text"):
+        part = part.get("text")
+        part = part.get("value") if isinstance(part, dict) else part
+    return part if isinstance(part, str) else ""
+
+
+def thoughts_of(message):
+    """(field, text) of what the model thought before its answer; empty if the server does not say."""
+    for field in THOUGHTS:
+        found = getattr(message, field, None)
+        parts = found if isinstance(found, list) else [found]
+        texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+        if text := "".join(text for text in texts if isinstance(text, str)).strip():
+            return field, text
+    return "", ""

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, default_prompt
+from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, check_answer, default_prompt
 from preprocess.annotation.openai_compatible import OpenAICompatible
 from tests.preprocess.vlm_servers import ANSWER, Response, VlmServer, openai, openai_error
 from util import InputError
@@ -245,6 +245,92 @@ def test_an_answer_without_text(server, body, status, words):
 def test_a_web_page_instead_of_an_answer(server):
     failure = failure_of(server, Response(b"<html>a login page</html>", headers={"Content-Type": "text/html"}))
     assert failure.status == "bad_answer" and "login page" in str(failure)
+
+
+# --- where else servers put an answer ---------------------------------------------------------------------------
+
+
+JSON = json.dumps(ANSWER)
+THOUGHT = "Let me see. There is a cat. {captions} are wanted."
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": [{"type": "text", "text": JSON}]},
+        {"content": [{"type": "text", "text": JSON[:20]}, {"type": "output_text", "text": JSON[20:]}]},
+        {
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                {"type": "text", "text": JSON},
+            ]
+        },
+        {"content": [{"type": "reasoning", "text": "hm"}, JSON]},
+        {"content": [{"type": "text", "text": {"value": JSON}}]},
+        {"content": {"type": "text", "text": JSON}},
+        {"content": ANSWER},
+        {"content": None, "reasoning_content": f"{THOUGHT} {JSON}"},
+        {"content": "", "reasoning": JSON},
+        {"content": " ", "reasoning_details": [{"type": "reasoning.text", "text": JSON}]},
+        {"content": JSON, "reasoning_content": THOUGHT},
+        {"content": json.dumps(JSON)},
+        {"content": json.dumps(json.dumps(JSON))},
+        {"content": f"[{JSON}]"},
+        {"content": json.dumps([JSON])},
+        {"content": f"```json\n[{JSON}]\n```"},
+    ],
+)
+def test_where_servers_put_an_answer(server, message):
+    server.script = [Response(openai(message=message))]
+    reply = provider(server).answer([PICTURE], "describe")
+    found = check_answer(reply.answer)
+    assert (found.captions, found.text, found.emotions) == (("a cat looks at a dog",), "ONE DOES NOT", ("smug",))
+    assert (reply.input_tokens, reply.output_tokens) == (300, 47)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thoughts_without_an_answer(server, field):
+    failure = failure_of(server, Response(openai(message={"content": None, field: THOUGHT})))
+    assert failure.status == "bad_answer"
+    assert f"only thoughts ({field}): the model's thinking is on; turn it off at the server" in str(failure)
+    server.requests.clear()
+    failure = failure_of(server, Response(openai("", "length", message={field: f"{THOUGHT} {JSON[:30]}"})))
+    assert "was cut off: length" in str(failure) and "thinking is on" in str(failure)
+
+
+@pytest.mark.parametrize(
+    "message, status, words",
+    [
+        ({"content": [{"type": "refusal", "refusal": "I cannot help"}]}, "blocked", "declines: I cannot help"),
+        ({"content": []}, "bad_answer", "empty"),
+        ({"content": [{"type": "image"}, 7, None]}, "bad_answer", "empty"),
+        ({"content": 7}, "bad_answer", "empty"),
+        ({"content": None, "reasoning_content": 7}, "bad_answer", "empty"),
+    ],
+)
+def test_parts_without_an_answer(server, message, status, words):
+    failure = failure_of(server, Response(openai(message=message)))
+    assert failure.status == status and words in str(failure)
+
+
+def test_a_list_of_texts_is_no_answer():
+    for raw in ('["a cat", "a dog"]', "[]", "[[]]", json.dumps(json.dumps("a cat")), json.dumps("[" * 3000)):
+        with pytest.raises(Failure) as caught:
+            check_answer(raw)
+        assert caught.value.status == "bad_answer"
+
+
+def test_of_several_objects_the_last_one_with_captions_counts_and_it_is_noted():
+    found = check_answer(f'[{{"thought": "hm"}}, {JSON}]')
+    assert found.captions == ("a cat looks at a dog",) and found.notes == ("the JSON object stood in a list",)
+    assert check_answer(json.dumps(JSON)).notes == ("the JSON object stood in a JSON text",)
+
+
+@pytest.mark.parametrize("status", [400, 200])
+def test_an_error_in_a_list(server, status):
+    """As Google's OpenAI-compatible server answers."""
+    failure = failure_of(server, Response([{"error": {"code": 400, "message": "no such picture"}}], status))
+    assert failure.status == "unreadable_image" and "no such picture" in str(failure) and "error" not in str(failure)
 
 
 # --- before any request -----------------------------------------------------------------------------------------
