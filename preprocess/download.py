@@ -165,6 +165,14 @@ class Download:
         self.remove()
 
 
+def encoding(name):
+    try:
+        b"a".decode(name)
+    except LookupError:
+        raise argparse.ArgumentTypeError(f"Python knows no encoding {name!r}") from None
+    return name
+
+
 def to_arguments(argv):
     parser = Parser(
         prog="python -m preprocess.download",
@@ -177,10 +185,14 @@ def to_arguments(argv):
     add("--sha256", metavar="SUM", help="the file's checksum; another one is an error")
     add("--extract", action="store_true", help="unpack .zip, .tar.gz or .tgz into a folder beside it")
     add("--max_extracted_gb", type=int, default=64, metavar="GB", help="unpack at most this (default: 64)")
+    add("--encoding", type=encoding, metavar="NAME", help="of an archive's names where they are not UTF-8: gbk,"
+        " shift_jis, euc_kr, …")  # fmt: skip
     add("--endpoint_url", metavar="URL", help="an S3 server other than Amazon's")
     args = parser.parse_args(argv)
     if args.source == "clip" and (args.sha256 or args.extract or args.endpoint_url):
         parser.error("clip is one published file: --sha256, --extract and --endpoint_url do not go with it")
+    if args.encoding and not args.extract:
+        parser.error("--encoding goes with --extract only")
     if args.source != "clip" and args.out is None:
         parser.error("--out DIR is needed: the folder for the file")
     if args.endpoint_url and not args.source.lower().startswith("s3://"):
@@ -199,8 +211,8 @@ def main(argv=None):
         folder = args.out / archive_stem(target) if args.extract else None
         fetch(args.source, target, args.sha256, args.endpoint_url)
         if folder:
-            extract(target, folder, max_bytes=args.max_extracted_gb * 2**30)
-            print(f"{target} was unpacked into {folder}")
+            notes = extract(target, folder, args.max_extracted_gb * 2**30, args.encoding)
+            print(*notes, f"{target} was unpacked into {folder}", sep="\n")
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 import gzip
 import os
 import posixpath
+import re
 import shutil
 import stat
 import struct
@@ -29,6 +30,9 @@ DAMAGED = (
     zipfile.BadZipFile,
 )
 MAX_LINK = 4096  # bytes in a path, on Linux
+GUESSES = ("gbk", "big5", "shift_jis", "euc_kr", "cp437")  # shown where names are not UTF-8
+UNICODE_PATH = 0x7075  # Info-ZIP's extra field: a member's name in UTF-8, with the checksum of its other name
+DRIVE = re.compile("[A-Za-z]:")
 TAR_KINDS = {
     **dict.fromkeys((tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE), "file"),
     tarfile.DIRTYPE: "folder",
@@ -54,12 +58,14 @@ def archive_stem(path):
     raise InputError(f"{path}: cannot unpack this; an archive's name ends with {', '.join(SUFFIXES)}")
 
 
-def extract(archive, folder, max_bytes=64 * 2**30):
+def extract(archive, folder, max_bytes=64 * 2**30, encoding=None):
     """Unpack `archive` into the new (or empty) `folder`, which appears when everything is unpacked.
 
-    Raises InputError, and leaves nothing behind, if the folder holds something already, if the archive is
-    damaged, encrypted or unpacks to more than `max_bytes`, or if one of its members is absolute, leaves the
-    folder (by its name or as a link), occurs twice, or is neither file, folder nor link.
+    Names are in UTF-8 if they are marked so, or if they all are valid in it, else in `encoding`; `\\` in them separates
+    as `/` does. Returns sentences for the user. Raises InputError, and leaves nothing behind, if the folder holds
+    something already, if the archive is damaged, encrypted or unpacks to more than `max_bytes`, if names are in no
+    known encoding, or if one of the members is absolute, leaves the folder (by its name or as a link), occurs twice,
+    or is neither file, folder nor link.
     """
     archive, folder = Path(archive), Path(folder)
     archive_stem(archive)  # refuses other kinds
@@ -71,14 +77,50 @@ def extract(archive, folder, max_bytes=64 * 2**30):
     shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left
     try:
         temporary.mkdir()
-        unpack(members(archive), temporary, archive, max_bytes)
+        names = Names(archive, encoding)
+        unpack(members(archive, names), temporary, archive, max_bytes)
         os.rename(temporary, folder)
+        return names.notes()
     except InputError:
         raise
     except DAMAGED as error:
         raise InputError(f"{archive} cannot be unpacked: {error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+class Names:
+    """How the names of an archive are read: `decoded(raw)`, a text from the bytes that nothing says the encoding of."""
+
+    def __init__(self, archive, encoding):
+        self.archive, self.encoding = archive, encoding
+        self.used = set()  # encodings of names that are not ASCII
+
+    def decoded(self, raw, may_be_utf_8=True):
+        """InputError if `raw` is valid neither in UTF-8, where it may be that, nor in the encoding."""
+        encoding = "UTF-8" if may_be_utf_8 and is_valid(raw, "utf-8") else self.encoding
+        if raw.isascii():
+            return raw.decode("ascii")
+        if encoding is None:
+            guesses = ", ".join(f"{each} gives {raw.decode(each)!r}" for each in GUESSES if is_valid(raw, each))
+            raise InputError(
+                f"{self.archive} has names that are not UTF-8, such as {raw!r}: {guesses}; say which by --encoding"
+            )
+        if not is_valid(raw, encoding):
+            raise InputError(f"{self.archive}: the name {raw!r} is not valid {encoding}; choose another --encoding")
+        self.used.add(encoding)
+        return raw.decode(encoding)
+
+    def notes(self):
+        return [f"names in {self.archive} were read as {' and '.join(sorted(self.used))}"] if self.used else []
+
+
+def is_valid(raw, encoding):
+    try:
+        raw.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def unpack(members, folder, archive, max_bytes):
@@ -136,10 +178,16 @@ def outside(member, archive):
 
 
 def checked_name(name, archive):
-    """The member's relative path; InputError if it is absolute or has a part '..'."""
-    if not name or name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+    """The member's relative path, `\\` as `/`; InputError if it is absolute or has a part '..'."""
+    path = slashed(name)
+    if not path or path.startswith("/") or DRIVE.match(path) or "\0" in path or ".." in path.split("/"):
         raise InputError(f"{archive}: the member {name!r} leaves the folder or has no valid name")
-    return posixpath.normpath(name)
+    return posixpath.normpath(path)
+
+
+def slashed(name):
+    """A name with `/` for `\\`, which some programs of Windows write."""
+    return name.replace("\\", "/")
 
 
 def create(path, member, archive):
@@ -149,24 +197,59 @@ def create(path, member, archive):
         raise InputError(f"{archive}: {member.name!r} occurs twice") from None
 
 
-def zip_members(archive):
+def zip_members(archive, names):
     with zipfile.ZipFile(archive) as file:
-        for info in file.infolist():
+        members = file.infolist()
+        unmarked = [raw for info in members if (raw := unmarked_name(info)) is not None]
+        utf_8 = all(is_valid(raw, "utf-8") for raw in unmarked)  # short names can be valid by chance
+        for info in members:
+            raw = unmarked_name(info)
+            name = info_zip_name(info) or (info.orig_filename if raw is None else names.decoded(raw, utf_8))
             kind_bits = stat.S_IFMT(info.external_attr >> 16)
             if kind_bits == stat.S_IFLNK:
                 with file.open(info) as source:
-                    yield Member(info.orig_filename, "symlink", link=os.fsdecode(source.read(MAX_LINK)))
+                    yield Member(name, "symlink", link=slashed(names.decoded(source.read(MAX_LINK), utf_8)))
             elif kind_bits not in (0, stat.S_IFREG, stat.S_IFDIR):
-                yield Member(info.orig_filename, "device or pipe")
+                yield Member(name, "device or pipe")
             else:
-                kind = "folder" if info.is_dir() else "file"
-                yield Member(info.orig_filename, kind, open=partial(file.open, info))
+                kind = "folder" if slashed(name).endswith("/") else "file"
+                yield Member(name, kind, open=partial(file.open, info))
 
 
-def tar_members(archive):
-    with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as file:
+def unmarked_name(info):
+    """The bytes of a member's name; None if the archive says that they are UTF-8, in a flag or beside it."""
+    if info.flag_bits & 0x800 or info_zip_name(info):
+        return None
+    return info.orig_filename.encode("cp437")  # as zipfile decoded it
+
+
+def info_zip_name(info):
+    """The name in Info-ZIP's extra field; None without one, or if it belongs to another name."""
+    rest = info.extra
+    while len(rest) >= 4:
+        kind, size = struct.unpack("<HH", rest[:4])
+        content, rest = rest[4 : 4 + size], rest[4 + size :]
+        own = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437")
+        if kind == UNICODE_PATH and len(content) == size and content[1:5] == zlib.crc32(own).to_bytes(4, "little"):
+            return content[5:].decode("utf-8")
+    return None
+
+
+def tar_members(archive, names):
+    with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:", encoding="utf-8") as file:
+        utf_8 = names.encoding is None or all(is_valid(raw, "utf-8") for info in file for raw in tar_names(info))
         for info in file:
             kind = TAR_KINDS.get(info.type, "device or pipe")
-            yield Member(info.name, kind, open=partial(file.extractfile, info), link=info.linkname)
+            name, link = (
+                raw.decode("utf-8") if utf_8 and is_valid(raw, "utf-8") else names.decoded(raw, utf_8)
+                for raw in tar_names(info)
+            )
+            link = slashed(link) if kind == "symlink" else link
+            yield Member(name, kind, open=partial(file.extractfile, info), link=link)
         while stream.read(CHUNK):  # gzip's checksum stands after what tarfile reads
             pass
+
+
+def tar_names(info):
+    """The bytes of a member's name and of its link's, as tarfile, told UTF-8, decoded them."""
+    return info.name.encode("utf-8", "surrogateescape"), info.linkname.encode("utf-8", "surrogateescape")

@@ -4,8 +4,10 @@ import gzip
 import io
 import os
 import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 
 import pytest
 
@@ -101,8 +103,116 @@ def test_a_name_that_leaves_the_folder(tmp_path, name):
     refused(make_tar(tmp_path / "b.tgz", [(name, tarfile.SYMTYPE, "good")]), "leaves the folder")
 
 
-def test_a_backslash_is_a_separator_elsewhere(tmp_path):
-    refused(make_zip(tmp_path / "a.zip", [("..\\x", b"", None)]), "no valid name")
+@pytest.mark.parametrize("name", ["..\\x", "\\x", "\\\\host\\x", "a\\..\\..\\x", "a/..\\../x", "C:\\x", "c:/x", "c:x"])
+def test_a_backslash_is_a_separator_and_gets_the_same_checks(tmp_path, name):
+    refused(make_zip(tmp_path / "a.zip", [("good", b"", None), (name, b"", None)]), "leaves the folder or has no valid")
+    refused(make_tar(tmp_path / "a.tgz", [("good", b""), (name, b"bad")]), "leaves the folder or has no valid")
+
+
+def test_an_archive_with_backslashes(tmp_path):
+    """As PowerShell 5.1 writes it."""
+    members = [("images\\", b""), ("images\\a\\x.jpg", b"meme"), ("images/a/y.jpg", b"other"), ("train.csv", b"")]
+    extract(make_zip(tmp_path / "a.zip", [(*member, None) for member in members]), tmp_path / "zip")
+    extract(make_tar(tmp_path / "a.tgz", members[1:]), tmp_path / "tar")
+    for out in (tmp_path / "zip", tmp_path / "tar"):
+        assert tree(out) == {"images", "images/a", "images/a/x.jpg", "images/a/y.jpg", "train.csv"}
+        assert (out / "images/a/x.jpg").read_bytes() == b"meme"
+    refused(make_zip(tmp_path / "b.zip", [("a\\x", b"1", None), ("a/x", b"2", None)]), "occurs twice")
+    refused(make_tar(tmp_path / "b.tgz", [("link", tarfile.SYMTYPE, "..\\..\\x")]), "outside the folder")
+
+
+class RawName(zipfile.ZipInfo):
+    """A member whose name is written as these bytes, without the flag that says UTF-8."""
+
+    raw = b""
+
+    def _encodeFilenameFlags(self):
+        return self.raw, self.flag_bits
+
+
+def make_raw_zip(path, members, extra=None):
+    """members: {name as bytes: content}; extra: {name: the extra field}."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, (raw, content) in enumerate(members.items()):
+            info = RawName(f"{number}")
+            info.raw, info.extra = raw, (extra or {}).get(raw, b"")
+            archive.writestr(info, content)
+    return path
+
+
+def make_raw_tar(path, members, encoding):
+    with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT, encoding=encoding) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+NAMES_IN = {
+    "gbk": ["图片/表情 乗.jpg", "联通.jpg", "十儁.jpg"],  # the second one is valid UTF-8, too; the third ends in \x5c
+    "shift_jis": ["画像/ソ表.jpg", "能.png"],  # with \x5c as the second byte of a character
+    "euc_kr": ["사진/고양이.jpg"],
+    "cp437": ["café.jpg"],
+}
+
+
+@pytest.mark.parametrize("encoding", NAMES_IN)
+def test_names_in_other_encodings(tmp_path, encoding):
+    files = {name: name.encode() for name in NAMES_IN[encoding]} | {"train.csv": b"plain"}
+    archive = make_raw_zip(tmp_path / "a.zip", {name.encode(encoding): content for name, content in files.items()})
+    refused(archive, rf"names that are not UTF-8.*{encoding} gives '{NAMES_IN[encoding][0]}'.*--encoding")
+    refused(archive, "not valid ascii", encoding="ascii")
+    notes = extract(archive, tmp_path / "zip", encoding=encoding)
+    assert notes == [f"names in {archive} were read as {encoding}"]
+    assert {
+        p.relative_to(tmp_path / "zip").as_posix(): p.read_bytes() for p in (tmp_path / "zip").rglob("*.*")
+    } == files
+    archive = make_raw_tar(tmp_path / "a.tgz", files, encoding)
+    refused(archive, rf"names that are not UTF-8.*{encoding} gives '{NAMES_IN[encoding][0]}'.*--encoding")
+    assert extract(archive, tmp_path / "tar", encoding=encoding) == [f"names in {archive} were read as {encoding}"]
+    assert tree(tmp_path / "tar") == tree(tmp_path / "zip")
+
+
+@pytest.mark.parametrize("encoding", [None, "gbk"])
+def test_utf_8_that_is_not_marked(tmp_path, encoding):
+    """As macOS's Archive Utility and old zip programs write it."""
+    name = "表情 😀 é.jpg"
+    archive = make_raw_zip(tmp_path / "a.zip", {name.encode(): b"meme", b"b.jpg": b"", b"c/": b""})
+    assert extract(archive, tmp_path / "out", encoding=encoding) == [f"names in {archive} were read as UTF-8"]
+    assert tree(tmp_path / "out") == {name, "b.jpg", "c"}
+
+
+def test_where_all_is_marked_or_ascii_nothing_is_said(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", [("表情.jpg", b"1", None), ("b.jpg", b"2", None)])
+    assert extract(archive, tmp_path / "out", encoding="gbk") == []
+    assert extract(make_tar(tmp_path / "a.tgz", [("表情.jpg", b"1")]), tmp_path / "tar", encoding="gbk") == []
+
+
+def test_the_second_name_in_unicode_counts(tmp_path):
+    """Info-ZIP's extra field, if it belongs to the name."""
+    raw, other = "乗.jpg".encode("gbk"), "画.jpg".encode("gbk")
+
+    def field(name, of):
+        content = b"\1" + zlib.crc32(of).to_bytes(4, "little") + name.encode()
+        return struct.pack("<HH", 0x7075, len(content)) + content
+
+    archive = make_raw_zip(tmp_path / "a.zip", {raw: b"1"}, {raw: b"\x99\x99\2\0ab" + field("乗.jpg", raw)})
+    assert extract(archive, tmp_path / "zip") == [] and tree(tmp_path / "zip") == {"乗.jpg"}
+    refused(make_raw_zip(tmp_path / "b.zip", {raw: b"1"}, {raw: field("../x", raw)}), "leaves the folder")
+    refused(make_raw_zip(tmp_path / "c.zip", {raw: b"1"}, {raw: field("乗.jpg", other)}), "not UTF-8")
+    refused(make_raw_zip(tmp_path / "d.zip", {raw: b"1"}, {raw: b"\x75\x70\xff\xff\1"}), "not UTF-8|cannot be unpacked")
+
+
+def test_decoded_names_are_checked(tmp_path):
+    refused(make_raw_zip(tmp_path / "a.zip", {b"+AC4ALgAv-x\xff": b""}), "not valid utf-7", encoding="utf-7")
+    refused(make_raw_zip(tmp_path / "a.zip", {"乗".encode("gbk") + b"/../../x": b""}), "leaves the", encoding="gbk")
+    link = RawName("link")
+    link.raw, link.external_attr = "链乗".encode("gbk"), LINK << 16
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr(link, "图.jpg".encode("gbk"))
+    extract(tmp_path / "b.zip", tmp_path / "out", encoding="gbk")
+    assert os.readlink(tmp_path / "out" / "链乗") == "图.jpg"
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../x", "a/../../x", "../memes/x", "../out/good"])

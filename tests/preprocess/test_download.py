@@ -21,6 +21,7 @@ from preprocess import download
 from preprocess.download import CLIP_SHA256, CLIP_URL, clip_file, fetch, main
 from preprocess.downloading import sources
 from tests.conftest import ROOT
+from tests.preprocess.test_archives import RawName
 from util import InputError
 
 BODY = bytes(range(256)) * 4000  # about 1 MB: several chunks
@@ -481,10 +482,30 @@ def test_an_archive_is_fetched_and_unpacked(server, tmp_path, capsys):
     with pytest.raises(SystemExit, match="error: .*cannot unpack"):
         main([server.url("english.rar"), "--out", str(tmp_path), "--extract"])
     assert [path for path, _ in server.requests] == ["/english.zip"]
+    info = RawName("x")
+    info.raw = "表情.jpg".encode("gbk")
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(info, "")
+    server.body = content.getvalue()
+    command = [server.url("chinese.zip"), "--out", str(tmp_path), "--extract"]
+    with pytest.raises(SystemExit, match="gbk gives '表情.jpg'.*by --encoding"):
+        main(command)
+    capsys.readouterr()
+    main([*command, "--encoding", "gbk"])
+    assert (tmp_path / "chinese" / "表情.jpg").is_file()
+    assert "chinese.zip were read as gbk\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "flags", [["clip", "--extract"], ["http://host/f"], ["http://h/f", "--out", "x", "--endpoint_url", "y"]]
+    "flags",
+    [
+        ["clip", "--extract"],
+        ["http://host/f"],
+        ["http://h/f", "--out", "x", "--endpoint_url", "y"],
+        ["http://h/f.zip", "--out", "x", "--encoding", "gbk"],
+        ["http://h/f.zip", "--out", "x", "--extract", "--encoding", "no-such"],
+        ["http://h/f.zip", "--out", "x", "--extract", "--encoding", "hex"],
+    ],
 )
 def test_flags_that_make_no_sense(flags):
     with pytest.raises(SystemExit) as stop:
