@@ -28,15 +28,13 @@ from preprocess.annotation.emotion_words import read_emotion_table, vocabulary
 from preprocess.annotation.pictures import by_content, find_images, pictures_of
 from preprocess.annotation.summary import dollars, summary, total_cost
 from util import InputError, program
+from preprocess.annotation.without_captions import advice
 
 PAUSE = 2.0  # seconds before a request is repeated for the first time
 GIVE_UP = 10  # images in a row without an answer
 GRACE = 3.0  # seconds for what is under way at Ctrl-C or an error
 NOT_FINISHED, INTERRUPTED = 3, 130  # exit codes
-LOCAL = (
-    "Note: local is weaker than a vision-language model. It reads the text by OCR and writes no captions: train with "
-    "--caption_source text."
-)
+LOCAL = "Note: local is weaker than a vision-language model. It reads the text by OCR and writes no captions."
 
 
 class Run:
@@ -153,6 +151,9 @@ def print_summary(run, images, table, argv):
     print("\n".join(summary(images, run.rows, run.new_rows, table)))
     if arguments.provider == "local":
         print(LOCAL, *run.remarks, sep="\n")
+        ok = [row for sha256, row in last_rows(run.rows).items() if sha256 in images and row.status == "ok"]
+        if ok and not any(row.captions for row in ok):
+            print(advice(sum(bool(row.text.strip()) for row in ok), len(ok)))
     if run.stopped:
         print(f"stopped {run.stopped}")
     last = last_rows(run.rows)

@@ -50,6 +50,8 @@ def to_arguments(argv):
     out = parser.add_argument_group("output")
     add = out.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    add("--overwrite", action="store_true",
+        help="replace a folder that this program made; it stays until the new one is complete")  # fmt: skip
     add("--images_as", choices=("hardlink", "copy", "none"), default="hardlink",
         help="hardlink takes no space (a copy where links are impossible); none: use --features_path")  # fmt: skip
     add("--workers", type=int, metavar="N", help="threads that hash images (default: all cores)")
@@ -74,7 +76,12 @@ def check(args):
         raise InputError(f"--workers: found {args.workers}, expected 1 or more")
     if importlib.util.find_spec("rapidfuzz") is None:
         raise InputError("preprocess.build_community needs rapidfuzz: pip install -r requirements-data.txt")
-    check_free(args.out)
+    check_free(args.out, args.overwrite)
+    if args.overwrite:
+        for name in ("records", "annotations", "from_json", "images"):
+            path = getattr(args, name)
+            if path is not None and path.resolve().is_relative_to(args.out):
+                raise InputError(f"--{name} {path} lies in --out, which --overwrite replaces; move it first")
 
 
 def build(args):
@@ -122,6 +129,7 @@ def write(args, images, community, splits, counts):
         SPLITS,
         hashes_file,
         place_images,
+        take_place,
         write_dropped,
         write_manifest,
         write_splits,
@@ -141,9 +149,7 @@ def write(args, images, community, splits, counts):
         features = images if args.images_as == "none" else building / "images"
         has_captions = any(meme.captions for meme in community.memes)
         read_splits({name: building / f"{name}.csv" for name in SPLITS}, features, read_captions=has_captions)
-        if args.out.exists():
-            args.out.rmdir()
-        building.rename(args.out)
+        take_place(building, args.out)
         hashes_file(args.out).unlink(missing_ok=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)

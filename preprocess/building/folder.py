@@ -14,15 +14,48 @@ from dataloaders.meme_records import COLUMNS
 from util import InputError, write_json
 
 MANIFEST = "build.json"
+OWN = {MANIFEST, "dropped.csv", "images", *(f"{name}.csv" for name in SPLITS)}
 
 
-def check_free(out):
-    """Raise InputError unless the folder `out` can be made: it does not exist or is empty."""
+def check_free(out, overwrite=False):
+    """Raise InputError unless the folder `out` can be made: nothing is there, or what this program may overwrite.
+
+    What a killed process had set aside and not replaced yet gets its name back.
+    """
     out = Path(out)
+    if not out.exists() and aside(out).is_dir():
+        aside(out).rename(out)
     if out.is_file():
         raise InputError(f"{out} is a file; a community is a folder")
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; choose another folder or remove it first")
+    found = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    if not found:
+        return
+    if MANIFEST not in found:
+        raise InputError(f"{out} is not empty and was not made by this program; choose another folder or remove it")
+    if not overwrite:
+        raise InputError(f"{out} was made by this program already; --overwrite replaces it, or choose another folder")
+    if others := [name for name in found if name not in OWN]:
+        raise InputError(f"{out} holds {', '.join(others)}, which this program did not write; move it elsewhere first")
+
+
+def aside(out):
+    """Where an old folder waits until the new one has its name."""
+    return out.with_name(f".{out.name}.old")
+
+
+def take_place(building, out):
+    """Give the folder `building` the name `out`; what was there is removed afterwards, and stays if that fails."""
+    old = aside(out)
+    shutil.rmtree(old, ignore_errors=True)  # of a killed process that had replaced it
+    if out.exists():
+        out.rename(old)
+    try:
+        building.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_splits(folder, community, splits):

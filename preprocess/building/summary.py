@@ -5,12 +5,17 @@ import shlex
 import numpy as np
 
 from dataloaders.communities import SPLITS
+from engine.arguments import build_parser
+from preprocess.annotation.without_captions import flags_for
 from preprocess.building.folder import counted
 from preprocess.building.meme_groups import group_sizes
 from preprocess.comparing.near_duplicates import TEXT_THRESHOLD
+from preprocess.download import clip_file
 from util import InputError
 
 SHOWN = 10
+SCRATCH_BATCH = 64  # as in the README
+FEW_TOPICS, FEW_MEMES = 10, 50  # where a split's numbers say little: fewer topics, or no more memes
 
 
 def print_memes(community, compared, args):
@@ -82,7 +87,29 @@ def print_community(community, splits, args):
         counts[name] = row | {"wanted": round(float(wanted), 6), "reached": round(float(here.mean()), 6)}
     if by_record:
         print(f"Topics that are in all three splits: {in_all:,} of {len(topic_ids):,}.")
+        print_elsewhere(list(topic_ids), (in_topic > 0).all(axis=1), np.bincount(topics))
+    for name in SPLITS[1:]:
+        if counts[name]["topics"] < FEW_TOPICS or counts[name]["memes"] <= FEW_MEMES:
+            print_small(name, counts[name]["topics"], counts[name]["memes"])
     return counts
+
+
+def print_elsewhere(topic_ids, in_all, records):
+    """Warn of topics that are not in all splits. in_all: (T,) bool; records: (T,), how many a topic has."""
+    absent = [
+        (topic, count) for topic, there, count in zip(topic_ids, in_all, records.tolist(), strict=True) if not there
+    ]
+    if absent:
+        some = (f"{topic!r} ({count:,} record{'s' * (count > 1)})" for topic, count in absent[:SHOWN])
+        more = f" and {len(absent) - SHOWN:,} more" * (len(absent) > SHOWN)
+        print(f"Warning: {len(absent):,} topics are not in all three splits: {', '.join(some)}{more}.")
+
+
+def print_small(name, topics, memes):
+    print(
+        f"Warning: the {name} split is small: {topics:,} topics and {memes:,} memes. One query more or less moves R@1"
+        f" by {100 / topics:.1f}{'; any model has an R@50 of 100' * (memes <= FEW_MEMES)}."
+    )
 
 
 def wanted_shares(splits, args):
@@ -105,9 +132,17 @@ def print_next(community, splits, args, images, copied):
         without = [not meme.text.strip() for meme in community.memes]
         print(f"No meme has a caption; {sum(without):,} of {len(without):,} memes have no text either.")
         with_text = {splits[i] for i, meme in enumerate(community.record_meme) if not without[meme]}
-        if len(with_text) == len(SPLITS):
-            flags += ["--caption_source", "text"]
-        else:
-            flags += ["--branches", "qi", "--caption_fusion", "none"]
-    flags += ["--output_dir", f"runs/{args.out.name}"]
-    print(f"{args.out}: made. Train with it:\n  python main_task_retrieval.py {shlex.join(map(str, flags))}")
+        flags += flags_for(with_text, range(len(SPLITS)))
+    weights = clip_file("ViT-B/32").is_file()
+    flags += [*size_flags(int((splits == 0).sum()), weights), "--output_dir", f"runs/{args.out.name}"]
+    scratch = "" if weights else " (from scratch, as CLIP's weights are not here: python -m preprocess.download clip)"
+    print(f"{args.out}: made. Train with it{scratch}:")
+    print(f"  python main_task_retrieval.py {shlex.join(map(str, flags))}")
+
+
+def size_flags(records, weights):
+    """The flags for so many records of the train split, with or without CLIP's weights: a batch is no larger."""
+    flags = [] if weights else ["--pretrained_clip_name", "ViT-tiny/8", "--lr", "1e-3"]
+    default = build_parser().get_default("batch_size")
+    batch = min(default if weights else SCRATCH_BATCH, 1 << (records.bit_length() - 1))
+    return flags if batch == default else [*flags, "--batch_size", str(batch)]

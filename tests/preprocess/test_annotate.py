@@ -576,7 +576,17 @@ def test_without_captions_for_local(images, capsys):
     annotate.main(base, provider=model)
     assert {(row["provider"], row["model"], row["text"]) for row in rows_of(images)} == {("local", "ocr", "HELLO")}
     printed = capsys.readouterr().out
-    assert "weaker than a vision-language model" in printed and "--caption_source text" in printed
+    assert "weaker than a vision-language model" in printed
+    assert "5 of 5 images have text: train with --caption_source text, or" in printed
+
+
+def test_local_on_pictures_without_text(images, capsys):
+    model = FakeModel(*[{"captions": [], "text": " ", "emotions": []}] * 5)
+    model.name, model.model = "local", "ocr"
+    annotate.main(["--images", str(images), "--out", str(images.parent / "a.jsonl"), "--provider", "local"], model)
+    printed = capsys.readouterr().out
+    assert "No image has text: train with --branches qi --caption_fusion none." in printed
+    assert "--caption_source" not in printed
 
 
 @pytest.mark.parametrize(

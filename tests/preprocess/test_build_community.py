@@ -14,10 +14,14 @@ import pytest
 from PIL import Image
 
 from engine.arguments import parse_arguments
+from main_task_retrieval import main as train
 from preprocess import build_community
+from preprocess.annotation.without_captions import BY_IMAGE, BY_TEXT, flags_for
 from preprocess.building import folder as build_csv
+from preprocess.building import summary
 from preprocess.building.meme_groups import template_groups
 from preprocess.comparing.near_duplicates import DEFAULT_HASH_THRESHOLD, groups, near_duplicate_pairs
+from tests.conftest import ROOT
 from tests.preprocess.build_inputs import SPLITS, Inputs, annotation, slow_edit_distance, slow_groups
 
 WORDS = [
@@ -395,13 +399,97 @@ def test_the_command_to_train_with(tmp_path, capsys, fields, flags):
     printed = capsys.readouterr().out
     words = shlex.split(command(printed))
     features = ["--features_path", str(inputs.images)]
-    assert words[2:] == ["--do_train", "--data_path", str(built.folder), *features, *flags, "--output_dir", "runs/out"]
+    size = ["--pretrained_clip_name", "ViT-tiny/8", "--lr", "1e-3", "--batch_size", "8"]  # of 10 records; no weights
+    paths = ["--do_train", "--data_path", str(built.folder), *features]
+    assert words[2:] == [*paths, *flags, *size, "--output_dir", "runs/out"]
     parse_arguments(words[2:])
     assert ("No meme has a caption" in printed) == bool(flags)
     if flags:
         assert f"{0 if fields.get('text', 1) else 12} of 12 memes have no text either" in printed
     assert not (built.folder / "images").exists()
     built.load(read_captions=not flags, images=inputs.images)
+
+
+@pytest.fixture(autouse=True)
+def clip(tmp_path, monkeypatch):
+    """Where CLIP's weights would be."""
+    path = tmp_path / "modules" / "ViT-B-32.pt"
+    monkeypatch.setattr(summary, "clip_file", lambda name: path if name == "ViT-B/32" else None)
+    return path
+
+
+def test_with_clips_weights_the_command_names_no_other(tmp_path, clip, capsys):
+    inputs = Inputs(tmp_path / "a")
+    for number in range(12):
+        inputs.meme(f"{number}.png", ["t1"], seed=number)
+    inputs.build("out")
+    printed = capsys.readouterr().out
+    assert "(from scratch, as CLIP's weights are not here: python -m preprocess.download clip)" in printed
+    clip.parent.mkdir()
+    clip.touch()
+    inputs.build("again")
+    printed = capsys.readouterr().out
+    assert "from scratch" not in printed and "--pretrained_clip_name" not in command(printed)
+    assert "--batch_size 8 --output_dir" in command(printed)
+
+
+@pytest.mark.parametrize(
+    ("records", "weights", "expected"), [(1000, True, None), (1000, False, 64), (63, False, 32), (3, True, 2)]
+)
+def test_the_batch_fits_the_train_split(records, weights, expected):
+    flags = summary.size_flags(records, weights)
+    assert flags[-2:] == ["--batch_size", str(expected)] if expected else flags == []
+
+
+def test_the_command_runs_as_printed(tmp_path, capsys, monkeypatch):
+    inputs = Inputs(tmp_path / "a folder")
+    for number in range(12):
+        inputs.meme(f"{number}.png", [f"t{number % 2}"], seed=number, captions=[], text="" if number else "one text")
+    inputs.build("out", "--split", "0.5", "0.25", "0.25")
+    words = shlex.split(command(capsys.readouterr().out))
+    assert words[:2] == ["python", "main_task_retrieval.py"] and "--branches" in words
+    monkeypatch.chdir(tmp_path)
+    assert train([*words[2:], "--epochs", "1"]) == 0
+    assert (tmp_path / "runs" / "out" / "metrics.json").is_file()
+
+
+def test_the_readme_and_annotate_have_the_same_rule():
+    for page in ("README.md", "docs/PREPARE.md"):
+        text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+        for flags in (BY_TEXT, BY_IMAGE):
+            assert f"`{' '.join(flags)}`" in text, page
+    every = {0, 1, 2}
+    assert (flags_for(every, every), flags_for({0, 1}, every), flags_for(set(), every)) == (BY_TEXT, BY_IMAGE, BY_IMAGE)
+
+
+# What spoils an evaluation
+
+
+def test_topics_that_are_not_in_all_splits_are_warned_of(tmp_path, capsys):
+    inputs = Inputs(tmp_path)
+    for number in range(62):
+        inputs.meme(f"{number}.png", ["large" if number < 60 else f"small{number}"], seed=number)
+    inputs.build("out")
+    printed = capsys.readouterr().out
+    assert "Topics that are in all three splits: 1 of 3." in printed
+    assert "Warning: 2 topics are not in all three splits: 'small60' (1 record), 'small61' (1 record)." in printed
+    inputs.build("by_topic", "--split_by", "topic", "--split", "0.4", "0.3", "0.3")
+    assert "not in all" not in capsys.readouterr().out
+
+
+def test_a_split_that_is_too_small_is_warned_of(tmp_path, capsys):
+    inputs = Inputs(tmp_path)
+    for number in range(240):
+        inputs.meme(f"{number}.png", [f"t{number % 12}"], seed=number, side=16)
+    inputs.build("out", "--split", "0.5", "0.25", "0.25")
+    assert "Warning" not in capsys.readouterr().out
+    inputs.build("small")
+    printed = capsys.readouterr().out
+    assert (
+        "Warning: the test split is small: 12 topics and 24 memes. One query more or less moves R@1 by 8.3; any model "
+        "has an R@50 of 100." in printed
+    )
+    assert "Warning: the val split is small: 12 topics and 24 memes." in printed
 
 
 # Images
@@ -517,8 +605,88 @@ def test_another_thing_in_its_place_is_an_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(SystemExit, match="error: .*file is a file; a community is a folder"):
         inputs.build("file")
-    with pytest.raises(SystemExit, match="images is not empty; choose another folder"):
-        inputs.build("images")
+    for flags in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit, match="images is not empty and was not made by this program"):
+            inputs.build("images", *flags)
+
+
+def some_inputs(folder, count=6):
+    inputs = Inputs(folder)
+    for number in range(count):
+        inputs.meme(f"{number}.png", ["t1"], seed=number)
+    return inputs
+
+
+def all_files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_its_own_old_folder_is_replaced_if_asked_for(tmp_path):
+    inputs = some_inputs(tmp_path)
+    inputs.build("out")
+    before = all_files(tmp_path / "out")
+    with pytest.raises(SystemExit, match=r"out was made by this program already; --overwrite replaces it"):
+        inputs.build("out", "--seed", "1")
+    inputs.build("fresh", "--seed", "1", "--overwrite")  # where nothing is, it changes nothing
+    inputs.build("out", "--seed", "1", "--overwrite")
+    after = all_files(tmp_path / "out")
+    assert {**after, "build.json": b""} == {**all_files(tmp_path / "fresh"), "build.json": b""}
+    assert after["train.csv"] != before["train.csv"]
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("where", ["place_images", "rename"])
+def test_the_old_folder_stays_until_the_new_one_is_complete(tmp_path, monkeypatch, where):
+    inputs = some_inputs(tmp_path)
+    inputs.build("out")
+    before = all_files(tmp_path / "out")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full_rename(path, target):
+        if path.name.endswith(".partial"):
+            full()
+        return os.rename(path, target)
+
+    with monkeypatch.context() as patch:
+        if where == "rename":
+            patch.setattr("pathlib.Path.rename", full_rename)
+        else:
+            patch.setattr(build_csv, "place_images", full)
+        with pytest.raises(SystemExit, match="No space left"):
+            inputs.build("out", "--seed", "1", "--overwrite")
+    assert all_files(tmp_path / "out") == before
+    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith((".partial", ".old"))]
+
+
+def test_a_process_that_was_killed_while_it_replaced_loses_nothing(tmp_path):
+    inputs = some_inputs(tmp_path)
+    inputs.build("out")
+    before = all_files(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / ".out.old")  # killed between the two renames
+    with pytest.raises(SystemExit, match="--overwrite replaces it"):
+        inputs.build("out")
+    assert all_files(tmp_path / "out") == before and not (tmp_path / ".out.old").exists()
+    shutil.copytree(tmp_path / "out", tmp_path / ".out.old")  # killed after both
+    inputs.build("out", "--seed", "1", "--overwrite")
+    assert not (tmp_path / ".out.old").exists()
+
+
+def test_what_is_not_its_own_is_not_overwritten(tmp_path):
+    inputs = some_inputs(tmp_path)
+    inputs.build("out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="out holds notes.txt, which this program did not write"):
+        inputs.build("out", "--overwrite")
+    (tmp_path / "out" / "notes.txt").unlink()
+    shutil.move(tmp_path / "records.csv", tmp_path / "out" / "train.csv")
+    flags = inputs.flags("out", "--overwrite")
+    for flag, path in (("--records", "out/train.csv"), ("--images", "out/images"), ("--annotations", "out/build.json")):
+        changed = [*flags]
+        changed[changed.index(flag) + 1] = str(tmp_path / path)
+        with pytest.raises(SystemExit, match=f"{flag} .*{path} lies in --out, which --overwrite replaces"):
+            build_community.main(changed)
 
 
 # Errors
