@@ -20,6 +20,7 @@ import csv
 import hashlib
 import json
 import os
+import shlex
 from pathlib import Path
 
 from dataloaders.communities import SPLITS
@@ -147,6 +148,8 @@ def write_csv(path, rows):
 
 def report(manifest, out, table):
     """What was read, left out and made, and how to go on: lines to print."""
+    from preprocess.building.summary import size_flags
+
     memes, templates = manifest["memes"], manifest["templates"]
     why = ", which have a title of their own" if manifest["arguments"]["kind"] == "titles" else ""
     if slugs := templates["without a row"]:
@@ -171,9 +174,10 @@ def report(manifest, out, table):
     yield f"{'':5} {'records':>9} {'topics':>9}"
     yield from (f"{split:5} {manifest[split]['records']:9,} {manifest[split]['topics']:9,}" for split in SPLITS)
     yield ""
-    yield "To train on it (without a GPU, and without CLIP's weights, add"
-    yield "--pretrained_clip_name ViT-tiny/8 --batch_size 64 --lr 1e-3):"
-    yield f"  python main_task_retrieval.py --do_train --data_path {out} --output_dir runs/{Path(out).name}"
+    scratch, flags = size_flags(manifest["train"]["records"])
+    yield f"To train on it{scratch}:"
+    flags = ["--do_train", "--data_path", str(out), *flags, "--output_dir", f"runs/{Path(out).resolve().name}"]
+    yield f"  python main_task_retrieval.py {shlex.join(flags)}"
 
 
 def cores():

@@ -133,16 +133,20 @@ def print_next(community, splits, args, images, copied):
         print(f"No meme has a caption; {sum(without):,} of {len(without):,} memes have no text either.")
         with_text = {splits[i] for i, meme in enumerate(community.record_meme) if not without[meme]}
         flags += flags_for(with_text, range(len(SPLITS)))
-    weights = clip_file("ViT-B/32").is_file()
-    flags += [*size_flags(int((splits == 0).sum()), weights), "--output_dir", f"runs/{args.out.name}"]
-    scratch = "" if weights else " (from scratch, as CLIP's weights are not here: python -m preprocess.download clip)"
+    scratch, size = size_flags(int((splits == 0).sum()))
+    flags += [*size, "--output_dir", f"runs/{args.out.name}"]
     print(f"{args.out}: made. Train with it{scratch}:")
     print(f"  python main_task_retrieval.py {shlex.join(map(str, flags))}")
 
 
-def size_flags(records, weights):
-    """The flags for so many records of the train split, with or without CLIP's weights: a batch is no larger."""
+def size_flags(records):
+    """(remark, flags) of a command that trains on so many records on this machine.
+
+    From scratch where CLIP's weights are not here; the batch is no larger than the train split.
+    """
+    weights = clip_file("ViT-B/32").is_file()
+    remark = "" if weights else " (from scratch, as CLIP's weights are not here: python -m preprocess.download clip)"
     flags = [] if weights else ["--pretrained_clip_name", "ViT-tiny/8", "--lr", "1e-3"]
     default = build_parser().get_default("batch_size")
     batch = min(default if weights else SCRATCH_BATCH, 1 << (records.bit_length() - 1))
-    return flags if batch == default else [*flags, "--batch_size", str(batch)]
+    return remark, flags if batch == default else [*flags, "--batch_size", str(batch)]

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from dataloaders.communities import SPLITS
 from dataloaders.meme_records import read_splits
+from engine.arguments import parse_arguments
 from preprocess import imgflip
 from preprocess.imgflip575k import images as imgflip_images
 from preprocess.imgflip575k.drawing import Pen, draw_meme, fitted
@@ -784,7 +786,8 @@ def test_other_arguments_or_data_are_an_error(checkout, tmp_path):
 # Command line
 
 
-def test_what_is_printed(checkout, tmp_path, capsys):
+def test_what_is_printed(checkout, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("preprocess.building.summary.clip_file", lambda name: tmp_path / "no-weights.pt")
     imgflip.main(["--source", str(checkout), "--out", str(tmp_path / "out"), "--size", "64", "--kind", "titles"])
     printed = capsys.readouterr().out
     assert "templates left out, as the table has no row for them: Made-Up-Template\n" in printed
@@ -793,7 +796,10 @@ def test_what_is_printed(checkout, tmp_path, capsys):
     for reason in DIRTY:
         assert f"        1   dropped: {reason}\n" in printed
     assert re.search(r"records +topics\ntrain +14 +14\nval +2 +2\ntest +2 +2\n", printed)
-    assert f"python main_task_retrieval.py --do_train --data_path {tmp_path / 'out'} " in printed
+    command = shlex.split(printed.splitlines()[-1])
+    assert command[:5] == ["python", "main_task_retrieval.py", "--do_train", "--data_path", str(tmp_path / "out")]
+    args, _ = parse_arguments(command[2:])
+    assert (args.pretrained_clip_name, args.batch_size, args.output_dir) == ("ViT-tiny/8", 8, "runs/out")  # of 14
     manifest = json.loads((tmp_path / "out" / "imgflip.json").read_text())
     assert manifest["dropped"] == dict.fromkeys(DIRTY, 1)
     assert manifest["templates"]["without a row"] == ["Made-Up-Template"]
