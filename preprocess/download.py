@@ -86,7 +86,7 @@ class Download:
         try:
             noted = json.loads(self.note.read_text(encoding="utf-8"))
             return noted["tag"], noted["total"]
-        except (OSError, ValueError, LookupError, TypeError):  # none, or damaged
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):  # none, or damaged
             return None, None
 
     def remove(self):

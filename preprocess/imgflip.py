@@ -100,7 +100,7 @@ def begin(out, arguments):
     try:
         found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["arguments"]
         differing = [key for key in arguments | found if arguments.get(key) != found.get(key)]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise InputError(f"{out} is not empty and not made by this program; choose another folder") from None
     if differing:
         made = ", ".join(f"{key} {found.get(key)}, not {arguments.get(key)}" for key in differing)

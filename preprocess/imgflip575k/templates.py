@@ -142,8 +142,10 @@ def read_table(path):
 def _emotions(cell, where):
     try:
         emotions = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         emotions = None
     if not isinstance(emotions, list) or not all(isinstance(word, str) and word.strip() for word in emotions):
-        raise InputError(f'{where}: found the emotions {cell!r}, expected a JSON list of words such as ["happy"] or []')
+        raise InputError(
+            f'{where}: found the emotions {cell[:60]!r}, expected a JSON list of words such as ["happy"] or []'
+        )
     return tuple(emotions)

@@ -375,6 +375,7 @@ def test_slugs_agree_whatever_their_case_and_an_own_table_counts(checkout, tmp_p
         (",".join(COLUMNS) + "\nDoge,[],x\ndoge,[],x\n", "line 3: found the template 'doge' again"),
         (",".join(COLUMNS) + "\nDoge,happy,x\n", "line 2: found the emotions 'happy', expected a JSON list"),
         (",".join(COLUMNS) + "\nDoge,[7],x\n", "line 2: found the emotions"),
+        (",".join(COLUMNS) + f"\nDoge,{'[' * 100_000},x\n", "line 2: found the emotions"),
         (",".join(COLUMNS) + "\nNobody,[],x\n", "found a row for none of 10-Guy, Doge"),
     ],
 )
@@ -764,7 +765,7 @@ def test_other_arguments_or_data_are_an_error(checkout, tmp_path):
     with pytest.raises(InputError, match="other arguments or data: data "):
         imgflip.make_community(changed, out, size=64)
     assert contents(out) == before
-    for manifest in ("", "[]", '{"arguments": 3}'):
+    for manifest in ("", "[]", '{"arguments": 3}', "[" * 100_000):
         (out / "imgflip.json").write_text(manifest)
         with pytest.raises(InputError, match="is not empty and not made by this program"):
             imgflip.make_community(checkout, out, size=64)
