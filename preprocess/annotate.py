@@ -27,8 +27,8 @@ from preprocess.annotation.asking import Asker, Prices, Threads
 from preprocess.annotation.emotion_words import read_emotion_table, vocabulary
 from preprocess.annotation.pictures import by_content, find_images, pictures_of
 from preprocess.annotation.summary import dollars, summary, total_cost
-from util import InputError, program
 from preprocess.annotation.without_captions import advice
+from util import InputError, program
 
 PAUSE = 2.0  # seconds before a request is repeated for the first time
 GIVE_UP = 10  # images in a row without an answer
