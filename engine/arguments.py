@@ -11,6 +11,7 @@ from dataloaders.communities import COMMUNITIES, SPLITS
 from engine.foreign_flags import foreign_lines
 from engine.methods import METHODS
 from util import InputError, Parser
+from modules.backbones.published import PUBLISHED
 
 SLUGS = tuple(COMMUNITIES)
 METHOD_NAMES = tuple(name for name, method in METHODS.items() if method.group != "reference")
@@ -201,7 +202,19 @@ def _add_clip(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pretrained_clip_name",
         default="ViT-B/32",
-        help="ViT-B/32, ViT-B/16, ViT-L/14 (files in modules/), ViT-tiny/8 (from scratch), or a weights file",
+        help=f"{', '.join(PUBLISHED)} (files in modules/), ViT-tiny/8 (from scratch), or a weights file",
+    )
+    group.add_argument(
+        "--clip_activation",
+        choices=("quick_gelu", "gelu"),
+        help="of a weights file that is a plain state dict, which does not tell; OpenAI's files need none",
+    )
+    group.add_argument(
+        "--clip_heads",
+        type=positive_int,
+        nargs=2,
+        metavar=("IMAGE", "TEXT"),
+        help="attention heads of the two towers, where --clip_activation is needed",
     )
     group.add_argument("--linear_patch", choices=("2d", "3d"), default="2d", help="3d mixes neighbouring frames")
     group.add_argument(

@@ -10,7 +10,16 @@ from torch import nn
 
 from engine.arguments import reads_captions
 from modules.aggregator import MeanP, SeqLSTM, SeqTransf, TightTransf, start_from_clip_text
-from modules.backbones.openai import CLIP, FROM_SCRATCH, ClipSizes, build_clip, load_strictly
+from modules.backbones.openai import (
+    CLIP,
+    FROM_SCRATCH,
+    ClipSizes,
+    build_clip,
+    check_fit,
+    check_given,
+    empty_clip,
+    load_strictly,
+)
 from modules.caption_attention import CaptionAttention
 from modules.caption_similarity import CaptionPooling
 from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors, bert_vectors, clip_vectors
@@ -18,6 +27,7 @@ from modules.fusion import Fusion
 from modules.ief_model import IEF, Wiring
 from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
 from modules.tokenizer import Tokenizer
+from modules.transformer import heads_for
 from util import InputError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,9 +49,16 @@ def build_model(
     notes: list[str] = []
     image, caption = args.branches != "qc", args.branches != "qi"
     if saved is None:
-        clip, weights = build_clip(args.pretrained_clip_name, args.linear_patch, vision=image)
+        clip, weights = build_clip(
+            args.pretrained_clip_name,
+            args.linear_patch,
+            vision=image,
+            activation=args.clip_activation,
+            heads=args.clip_heads,
+            notes=notes,
+        )
     else:
-        clip, weights = CLIP(ClipSizes(**saved["clip_sizes"]), args.linear_patch, vision=image), None
+        clip, weights = _clip_of(args, saved, image), None
         emotion_words = saved["emotion_words"]
     sizes = clip.sizes
     parts: dict[str, Any] = {}  # by the names that IEF gives them, hence of many kinds
@@ -78,6 +95,19 @@ def build_model(
             "from scratch, which needs --freeze_layer_num -1"
         )
     return model, weights, notes
+
+
+def _clip_of(args: argparse.Namespace, saved: Mapping[str, Any], image: bool) -> CLIP:
+    """The CLIP of a checkpoint, its weights still to come. InputError where its sizes are not those of its weights."""
+    sizes = ClipSizes(**saved["clip_sizes"])
+    check_given(sizes, args.clip_activation, args.clip_heads, "the checkpoint's CLIP")
+    own = {name.removeprefix("clip."): tensor for name, tensor in saved["model"].items() if name.startswith("clip.")}
+    check_fit(
+        empty_clip(sizes, vision=image),
+        {name: tensor for name, tensor in own.items() if not name.startswith("visual.neighbours.")},
+        "the checkpoint",
+    )
+    return CLIP(sizes, args.linear_patch, vision=image)
 
 
 def complete_arguments(args: argparse.Namespace) -> None:
@@ -156,6 +186,7 @@ def _start_from_clip(
     if saved is None and not start_from_clip_text(part.transformer, part.positions, clip):
         notes.append(
             f"--sim_header {args.sim_header} starts afresh: CLIP's text tower has {clip.sizes.text_layers} layers of "
-            f"width {clip.sizes.text_width}, the aggregator {len(part.transformer.resblocks)} of "
-            f"{clip.sizes.embed_dim}"
+            f"width {clip.sizes.text_width} ({clip.sizes.activation}, {clip.sizes.heads[1]} heads), the aggregator "
+            f"{len(part.transformer.resblocks)} of {clip.sizes.embed_dim} (quick_gelu, "
+            f"{heads_for(clip.sizes.embed_dim)} heads)"
         )

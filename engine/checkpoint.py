@@ -3,17 +3,20 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from engine import distributed
-from engine.arguments import NOT_CHECKED_ON_RESUME
+from engine.arguments import NOT_CHECKED_ON_RESUME, build_parser
 from engine.methods import METHODS
+from modules.backbones.openai import ClipSizes
+from modules.backbones.weights_file import load_tensors
 from modules.ief_model import IEF
-from util import InputError, first_line, replaced_atomically
+from modules.transformer import ACTIVATIONS
+from util import InputError, replaced_atomically
 
 FORMAT = 1
 MODEL_FLAGS = {  # flags that make the model, whatever it is trained or evaluated on
@@ -72,18 +75,109 @@ def _reason(path: Path) -> OSError | None:
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint on the CPU; InputError where it is missing, damaged, or something else."""
+    """Read a checkpoint on the CPU; InputError where it is missing, damaged, or something else.
+
+    What is in it has the right types: the parts that make the model here, those of a resumed run in `check_resumable`.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, by where the file is damaged
-        raise InputError(f"{path}: cannot be read as a checkpoint: {first_line(error)}") from error
+        state = load_tensors(path)
+    except InputError as error:
+        raise InputError(f"{path}: not a checkpoint of this program, or a damaged one: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = f"format {state.get('format')}" if isinstance(state, dict) else type(state).__name__
         raise InputError(f"{path}: not a checkpoint of this program (found {found}, expected format {FORMAT})")
+    wrong = [*_wrong_parts(state, MODEL_PARTS), *_wrong_arguments(state.get("arguments"))]
+    if wrong:
+        raise InputError(f"{path}: a damaged or altered checkpoint: {'; '.join(wrong[:5])}")
     return state
+
+
+def _is_dict(of: type, value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, of) for k, v in value.items())
+
+
+def _are_sizes(value: object) -> bool:
+    """Whether it is what `ClipSizes` is made from; a checkpoint from before there were flags for them has no heads."""
+    if not _is_dict(object, value):
+        return False
+    assert isinstance(value, dict)
+    fields = {field.name: field for field in dataclasses.fields(ClipSizes)}
+    if value.get("activation", "quick_gelu") not in list(ACTIVATIONS):
+        return False
+    needed = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+    heads = [value.get(f"{tower}_heads") for tower in ("vision", "text")]
+    numbers = [value[name] for name in value if name != "activation" and not name.endswith("_heads")]
+    numbers += [number for number in heads if number is not None]
+    return needed <= value.keys() <= fields.keys() and all(type(n) is int and 0 < n < 2**24 for n in numbers)
+
+
+# What a checkpoint holds: (whether a value is that, what is expected).
+MODEL_PARTS = {
+    "model": (lambda value: _is_dict(torch.Tensor, value) and value, "names to tensors"),
+    "arguments": (lambda value: _is_dict(object, value), "flags by name"),
+    "clip_sizes": (_are_sizes, "the sizes of a CLIP"),
+    "emotion_words": (
+        lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
+        "a list of words",
+    ),
+}
+RESUMED_PARTS = {
+    "optimizer": (lambda value: _is_dict(object, value), "an optimiser's state"),
+    "scaler": (lambda value: _is_dict(object, value), "a loss scaler's state"),
+    "progress": (lambda value: _is_dict(object, value), "where the run stands"),
+    "records": (lambda value: isinstance(value, str), "the train split's checksum"),
+    "random_states": (
+        lambda value: isinstance(value, list) and all(_is_dict(torch.Tensor, states) for states in value) and value,
+        "each process's random states",
+    ),
+}
+
+
+def _wrong_parts(state: Mapping[str, Any], parts: Mapping[str, tuple[Callable[[Any], object], str]]) -> Iterator[str]:
+    for name, (is_right, expected) in parts.items():
+        if name not in state:
+            yield f"it has no {name!r}"
+        elif not is_right(state[name]):
+            yield f"{name!r} is not {expected}"
+
+
+def _wrong_arguments(arguments: object) -> Iterator[str]:
+    """Yields what no command line could have given; flags that this version does not have are not looked at."""
+    if not _is_dict(object, arguments):
+        return
+    assert isinstance(arguments, dict)
+    for action in build_parser()._actions:
+        if action.dest not in arguments:
+            continue
+        value = arguments[action.dest]
+        values = value if isinstance(value, list) and action.nargs else [value]
+        if value is None and action.default is None:
+            continue
+        if isinstance(action.nargs, int) and action.nargs and len(values) != action.nargs:
+            right = False
+        elif action.nargs == 0:
+            right = isinstance(value, bool)
+        elif action.choices is not None:
+            right = any(type(value) is type(choice) and value == choice for choice in action.choices)
+        else:
+            right = all(_could_give(action.type, each) for each in values)
+        if not right:
+            yield f"--{action.dest} is {str(value)[:50]!r}"
+
+
+def _could_give(kind: Any, value: object) -> bool:
+    """Whether a flag's `type` takes the value as it is written."""
+    if kind is None:
+        return isinstance(value, str)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return kind(str(value)) == value
+    except (ValueError, argparse.ArgumentTypeError):
+        return False
 
 
 def random_states(device: torch.device) -> dict[str, torch.Tensor]:
@@ -108,6 +202,8 @@ def check_resumable(path: str | os.PathLike[str], state: Mapping[str, Any], args
     """InputError where resuming could not give the run that was not interrupted: says which flag, and how."""
     if "optimizer" not in state:
         raise InputError(f"{path}: holds a model only; resume from checkpoint_last.pt, or use --init_model")
+    if wrong := list(_wrong_parts(state, RESUMED_PARTS)):
+        raise InputError(f"{path}: a damaged or altered checkpoint: {'; '.join(wrong)}")
     processes = len(state["random_states"])
     if processes != distributed.world_size():
         raise InputError(

@@ -77,10 +77,13 @@ class TightTransf(nn.Module):
 def start_from_clip_text(transformer: Transformer, positions: FramePositions, clip: CLIP) -> bool:
     """Copy CLIP's first text layers and positions into a new transformer of the same width.
 
-    Returns True where that was done, False where the widths differ or CLIP has fewer layers.
+    Returns True where that was done, False where the widths differ, CLIP has fewer layers, or its layers compute
+    something else from the same weights (another activation or number of heads).
     """
-    layers = len(transformer.resblocks)
-    if clip.sizes.text_width != clip.sizes.embed_dim or clip.sizes.text_layers < layers:
+    layers, sizes = len(transformer.resblocks), clip.sizes
+    if sizes.text_width != sizes.embed_dim or sizes.text_layers < layers:
+        return False
+    if sizes.activation != "quick_gelu" or sizes.heads[1] != heads_for(sizes.text_width):
         return False
     transformer.load_state_dict(
         {name: tensor for name, tensor in clip.transformer.state_dict().items() if int(name.split(".")[1]) < layers}

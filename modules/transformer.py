@@ -17,6 +17,9 @@ class QuickGELU(nn.Module):
         return F.silu(1.702 * x) / 1.702  # the same function; silu is one kernel forwards and one backwards
 
 
+ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over (B, L, width)."""
 
@@ -47,12 +50,13 @@ class FeedForward(nn.Sequential):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, activation: str = "quick_gelu") -> None:
         super().__init__()
         self.attn = SelfAttention(width, heads)
         self.ln_1 = nn.LayerNorm(width)
+        gelu = ACTIVATIONS[activation]()
         self.mlp = FeedForward(
-            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width))
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=gelu, c_proj=nn.Linear(4 * width, width))
         )
         self.ln_2 = nn.LayerNorm(width)
 
@@ -70,10 +74,12 @@ class Transformer(nn.Module):
     the other positions is meaningless and must not be read.
     """
 
-    def __init__(self, width: int, layers: int, heads: int, causal: bool = False) -> None:
+    def __init__(
+        self, width: int, layers: int, heads: int, causal: bool = False, activation: str = "quick_gelu"
+    ) -> None:
         super().__init__()
         self.causal = causal
-        self.resblocks = nn.ModuleList([Block(width, heads) for _ in range(layers)])
+        self.resblocks = nn.ModuleList([Block(width, heads, activation) for _ in range(layers)])
         self.initialise()
 
     def initialise(self) -> None:

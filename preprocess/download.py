@@ -1,6 +1,6 @@
 """Fetch CLIP's published weights, or a file or archive of your own, with progress, resume and checksum.
 
-python -m preprocess.download clip
+python -m preprocess.download clip              # ViT-B/32; or: clip ViT-L/14
 python -m preprocess.download https://host/memes.zip --out data --extract
 python -m preprocess.download s3://bucket/memes.tar.gz --out data --extract --sha256 SUM
 """
@@ -15,19 +15,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from modules.backbones.published import PUBLISHED, WEIGHTS_FOLDER
 from preprocess.downloading.archives import archive_stem, extract
 from preprocess.downloading.sources import Changed, Dropped, file_name, open_source, without_secrets
 from util import InputError, Parser, program, sha256_of, write_json
 
-MODULES = Path(__file__).resolve().parent.parent / "modules"
-CLIP_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
-CLIP_URL = f"https://openaipublic.azureedge.net/clip/models/{CLIP_SHA256}/ViT-B-32.pt"
+DEFAULT = "ViT-B/32"
 ATTEMPTS = 5  # in a row without a new byte
-
-
-def clip_file(name):
-    """The file in `modules/` that holds the weights of a CLIP: 'ViT-B/32' -> modules/ViT-B-32.pt."""
-    return MODULES / f"{name.replace('/', '-')}.pt"
 
 
 def fetch(source, target, sha256=None, endpoint_url=None, pause=1.0):
@@ -180,7 +174,8 @@ def to_arguments(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", help="clip (OpenAI's ViT-B-32.pt), https://…, http://… or s3://bucket/key")
+    add("source", help="clip (OpenAI's weights), https://…, http://… or s3://bucket/key")
+    add("name", nargs="?", help=f"with clip: which one, {', '.join(PUBLISHED)} (default: {DEFAULT})")
     add("--out", type=Path, metavar="DIR", help="folder for the file (for clip: modules)")
     add("--sha256", metavar="SUM", help="the file's checksum; another one is an error")
     add("--extract", action="store_true", help="unpack .zip, .tar.gz or .tgz into a folder beside it")
@@ -190,7 +185,11 @@ def to_arguments(argv):
     add("--endpoint_url", metavar="URL", help="an S3 server other than Amazon's")
     args = parser.parse_args(argv)
     if args.source == "clip" and (args.sha256 or args.extract or args.endpoint_url):
-        parser.error("clip is one published file: --sha256, --extract and --endpoint_url do not go with it")
+        parser.error("clip names a published file: --sha256, --extract and --endpoint_url do not go with it")
+    if args.source == "clip" and args.name not in (None, *PUBLISHED):
+        parser.error(f"clip {args.name}: OpenAI's CLIPs with a vision transformer are {', '.join(PUBLISHED)}")
+    if args.source != "clip" and args.name is not None:
+        parser.error(f"{args.name}: a second word goes with clip only")
     if args.encoding and not args.extract:
         parser.error("--encoding goes with --extract only")
     if args.source != "clip" and args.out is None:
@@ -205,7 +204,8 @@ def main(argv=None):
     args = to_arguments(argv)
     try:
         if args.source == "clip":
-            fetch(CLIP_URL, (args.out or MODULES) / clip_file("ViT-B/32").name, CLIP_SHA256)
+            published = PUBLISHED[args.name or DEFAULT]
+            fetch(published.address, (args.out or WEIGHTS_FOLDER) / published.file, published.sha256)
             return
         target = args.out / file_name(args.source)
         folder = args.out / archive_stem(target) if args.extract else None

@@ -163,7 +163,7 @@ class _Published(nn.Module):
         return x + sum(parameter.float().sum() for parameter in self.parameters())
 
 
-def write_archive(path, state, sizes):
+def write_archive(path, state, sizes, dtype=torch.float16):
     """A TorchScript archive in the published format: fp16 weights and the three entries beside them."""
     root = _Published()
     for name, tensor in state.items():
@@ -173,7 +173,7 @@ def write_archive(path, state, sizes):
             if not hasattr(place, folder):
                 place.add_module(folder, nn.Module())
             place = getattr(place, folder)
-        place.register_parameter(leaf, nn.Parameter(tensor.detach().half()))
+        place.register_parameter(leaf, nn.Parameter(tensor.detach().to(dtype)))
     entries = {
         "input_resolution": sizes.image_size,
         "context_length": sizes.context_length,

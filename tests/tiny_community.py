@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import logging
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +17,7 @@ import torch
 from engine.arguments import parse_arguments
 from modules import tokenizer
 from modules.backbones.openai import CLIP, ClipSizes
+from tests.model_parts import write_archive
 from util import set_seed
 
 read_vocabulary = functools.cache(tokenizer.read_vocabulary)  # once for all runs of a process
@@ -117,11 +119,19 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def write_clip(path, sizes=TINY, seed=0):
-    """A plain state dict of a CLIP with random weights; returns its path."""
-    with torch.random.fork_rng():
+@functools.cache
+def clip_archive(sizes, seed):
+    """The bytes of `write_clip`'s file."""
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        torch.save(CLIP(sizes).state_dict(), path)
+        path = Path(folder) / "clip.pt"
+        write_archive(path, CLIP(sizes).state_dict(), sizes, torch.float32)
+        return path.read_bytes()
+
+
+def write_clip(path, sizes=TINY, seed=0):
+    """An archive in OpenAI's layout of a CLIP with random weights, in fp32; returns its path."""
+    Path(path).write_bytes(clip_archive(sizes, seed))
     return path
 
 

@@ -8,27 +8,29 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from modules.backbones.published import PUBLISHED, WEIGHTS_FOLDER, path_of
+from modules.backbones.weights_file import WeightsFile, read_weights
 from modules.transformer import Transformer, heads_for
-from util import InputError, first_line, sha256_of
+from util import InputError, sha256_of
 
 MAX_LOGIT_SCALE = math.log(100)
-ARCHIVE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
-PUBLISHED_FILES = {"ViT-B/32": "ViT-B-32.pt", "ViT-B/16": "ViT-B-16.pt", "ViT-L/14": "ViT-L-14.pt"}
-PUBLISHED_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"  # of ViT-B-32.pt
-WEIGHTS_FOLDER = Path(__file__).parents[1]
+VOCABULARY = 49408  # of CLIP's tokenizer, the one that there is (modules/tokenizer.py)
+MAX_LAYERS = 128  # of a tower that is read from a file; those that are known have up to 48
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipSizes:
-    """The sizes that make a CLIP: pixels, layers and widths."""
+    """What makes a CLIP: pixels, layers, widths, and what no tensor tells: activation and heads.
+
+    The defaults of the latter are OpenAI's; None: one head per 64 channels.
+    """
 
     embed_dim: int
     image_size: int
@@ -38,15 +40,23 @@ class ClipSizes:
     text_width: int
     text_layers: int
     context_length: int = 77
-    vocab_size: int = 49408
+    vocab_size: int = VOCABULARY
+    activation: str = "quick_gelu"
+    vision_heads: int | None = None
+    text_heads: int | None = None
 
     @property
     def grid(self) -> int:
         return self.image_size // self.patch_size
 
+    @property
+    def heads(self) -> tuple[int, int]:
+        """Attention heads of the image and of the text tower."""
+        return self.vision_heads or heads_for(self.vision_width), self.text_heads or heads_for(self.text_width)
+
     @classmethod
     def of_state_dict(cls, state: Mapping[str, torch.Tensor]) -> ClipSizes:
-        """Read the sizes off a CLIP ViT state dict."""
+        """Read the sizes off a CLIP ViT state dict; activation and heads are left at OpenAI's."""
         if "visual.proj" not in state:
             raise InputError(
                 "these are not the weights of a CLIP with a vision transformer: no key 'visual.proj' "
@@ -58,14 +68,22 @@ class ClipSizes:
             for name, axes in SIZED.items()
             if name in state and state[name].ndim != axes
         ]
+        problems += [
+            f"{name}: {tuple(tensor.shape)} in the file, which is empty"
+            for name, tensor in state.items()
+            if not tensor.numel()
+        ]
         if problems:
-            raise InputError("these are not the weights of a CLIP:\n  " + "\n  ".join(problems))
+            raise InputError("these are not the weights of a CLIP:\n  " + "\n  ".join(problems[:20]))
 
         def layers(prefix: str) -> int:
             return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
         vision_width, _, patch_size, _ = state["visual.conv1.weight"].shape
         grid = math.isqrt(state["visual.positional_embedding"].shape[0] - 1)
+        deepest = max(layers("visual.transformer.resblocks."), layers("transformer.resblocks."))
+        if deepest > MAX_LAYERS or not grid:
+            raise InputError(f"these are not the weights of a CLIP: {deepest} layers, {grid} x {grid} patches")
         return cls(
             embed_dim=state["text_projection"].shape[1],
             image_size=grid * patch_size,
@@ -113,7 +131,7 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(sizes.grid**2 + 1, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, sizes.vision_layers, heads_for(width))
+        self.transformer = Transformer(width, sizes.vision_layers, sizes.heads[0], activation=sizes.activation)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, sizes.embed_dim))
         self.neighbours = NeighbourFrames(width, patch) if linear_patch == "3d" else None
@@ -175,7 +193,7 @@ class CLIP(nn.Module):
         width = sizes.text_width
         if vision:
             self.visual = VisionTransformer(sizes, linear_patch)
-        self.transformer = Transformer(width, sizes.text_layers, heads_for(width), causal=True)
+        self.transformer = Transformer(width, sizes.text_layers, sizes.heads[1], True, sizes.activation)
         self.token_embedding = nn.Embedding(sizes.vocab_size, width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(sizes.context_length, width))
         self.ln_final = nn.LayerNorm(width)
@@ -210,49 +228,16 @@ class CLIP(nn.Module):
         self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Tensors of a weights file, fp32: OpenAI's TorchScript archive or a plain state dict.
-
-    Nothing but the tensors of an archive is used; all other files are opened with `weights_only=True`.
-    Raises InputError where the file is missing, is no such file, or holds anything else than tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no CLIP weights here. Fetch them with `python -m preprocess.download clip` or put the file "
-            "there by hand (README, 'Weights')"
-        )
-    try:
-        if is_torchscript(path):
-            state = torch.jit.load(path, map_location="cpu").state_dict()
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ... by what it met
-        raise InputError(
-            f"{path}: cannot be read as a TorchScript archive or a state dict of tensors: {first_line(error)}"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"{path}: expected a state dict (names to tensors), found {type(state).__name__}")
-    state = {name: tensor for name, tensor in state.items() if name not in ARCHIVE_ENTRIES}
-    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-
-
 def published_note(path: str | os.PathLike[str]) -> str:
-    """Whether a weights file is the published ViT-B/32, by its checksum: a sentence for the log."""
-    same = sha256_of(path) == PUBLISHED_SHA256
-    return f"{path} ({'the published file' if same else 'not the published ViT-B-32.pt, by its SHA-256'})"
+    """Whether a weights file is one that OpenAI published, by its checksum: a sentence for the log."""
+    found = sha256_of(path)
+    names = [name for name, published in PUBLISHED.items() if published.sha256 == found]
+    note = f"the published file of {names[0]}" if names else "not one of the published files, by its SHA-256"
+    return f"{path} ({note})"
 
 
-def is_torchscript(path: str | os.PathLike[str]) -> bool:
-    """True where `path` is a zip archive with TorchScript's `constants.pkl`."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], what: str | os.PathLike[str]) -> None:
-    """`module.load_state_dict`, strict, with an InputError that lists the keys and shapes that do not fit."""
+def check_fit(module: nn.Module, state: Mapping[str, torch.Tensor], what: str | os.PathLike[str]) -> None:
+    """InputError, which lists the keys and shapes, where a state dict is not exactly the module's, or not finite."""
     own = module.state_dict()
     problems = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
     problems += [f"unexpected {name}" for name in sorted(state.keys() - own.keys())]
@@ -261,28 +246,51 @@ def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], what: st
         for name in sorted(own.keys() & state.keys())
         if own[name].shape != state[name].shape
     ]
+    if not problems:
+        numbers = {name: (~tensor.isfinite()).sum().item() for name, tensor in state.items()}
+        problems = [f"{name}: {count} of its numbers are NaN or infinite" for name, count in numbers.items() if count]
     if problems:
         shown = "\n  ".join(problems[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise InputError(f"{what} does not fit the model:\n  {shown}{more}")
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], what: str | os.PathLike[str]) -> None:
+    """`module.load_state_dict`, strict, of a state dict that `check_fit` found right."""
+    check_fit(module, state, what)
     module.load_state_dict(state)
 
 
+def empty_clip(sizes: ClipSizes, vision: bool = True) -> CLIP:
+    """A CLIP that has the shapes only: it takes no memory, whatever sizes a file claims."""
+    with torch.device("meta"):
+        return CLIP(sizes, vision=vision)
+
+
 def build_clip(
-    name: str, linear_patch: str = "2d", vision: bool = True, weights_folder: str | os.PathLike[str] = WEIGHTS_FOLDER
+    name: str,
+    linear_patch: str = "2d",
+    vision: bool = True,
+    weights_folder: str | os.PathLike[str] = WEIGHTS_FOLDER,
+    activation: str | None = None,
+    heads: Sequence[int] | None = None,
+    notes: list[str] | None = None,
 ) -> tuple[CLIP, Path | None]:
     """CLIP by `--pretrained_clip_name`: (model, path of its weights or None where it starts from scratch).
 
-    `name`: a published model, `ViT-tiny/8`, or the path of a weights file.
+    `name`: a published model, `ViT-tiny/8`, or the path of a weights file. `activation`, `heads` (of the image and of
+    the text tower): what the tensors of a file do not tell, None where it is not given. `notes`: gets lines to tell
+    the user. InputError where the weights are not known to fit.
     """
     if name in FROM_SCRATCH:
+        if activation or heads:
+            raise InputError(f"--clip_activation and --clip_heads are of a weights file; {name} starts from scratch")
         return CLIP(FROM_SCRATCH[name], linear_patch, vision), None
-    path = Path(weights_folder) / PUBLISHED_FILES[name] if name in PUBLISHED_FILES else Path(name)
-    state = read_state_dict(path)
-    try:
-        clip = CLIP(ClipSizes.of_state_dict(state), linear_patch, vision)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    path = path_of(name, Path(weights_folder))
+    sizes, state, more = read_clip(path, activation, heads)
+    if notes is not None:
+        notes += more
+    clip = CLIP(sizes, linear_patch, vision)
     if not vision:
         state = {key: tensor for key, tensor in state.items() if not key.startswith("visual.")}
     elif linear_patch == "3d":
@@ -290,3 +298,60 @@ def build_clip(
     load_strictly(clip, state, path)
     clip.clamp_logit_scale()
     return clip, path
+
+
+def read_clip(
+    path: Path, activation: str | None = None, heads: Sequence[int] | None = None
+) -> tuple[ClipSizes, dict[str, torch.Tensor], list[str]]:
+    """Read and check a CLIP's weights before anything is made of them: (sizes, fp32 state dict, lines to tell)."""
+    weights = read_weights(path)
+    try:
+        sizes = known_sizes(weights, activation, heads)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    check_fit(empty_clip(sizes), weights.state, path)
+    return sizes, weights.state, [f"{path}: {note}" for note in weights.notes]
+
+
+def known_sizes(weights: WeightsFile, activation: str | None, heads: Sequence[int] | None) -> ClipSizes:
+    """The sizes of a weights file together with what its tensors do not tell, or InputError where that is not known.
+
+    OpenAI's own archives are known to have QuickGELU and a head per 64 channels. Of any other file both flags say it:
+    LAION's and DataComp's state dicts have the same names and shapes, and other activations, or heads, or both.
+    """
+    sizes = ClipSizes.of_state_dict(weights.state)
+    if sizes.vocab_size != VOCABULARY:
+        raise InputError(
+            f"a CLIP with a vocabulary of {sizes.vocab_size:,} words; the tokenizer here is that of OpenAI's CLIP, "
+            f"with {VOCABULARY:,}: its ids would be other words to this model"
+        )
+    if weights.entries is not None:
+        found = {
+            "input_resolution": sizes.image_size,
+            "context_length": sizes.context_length,
+            "vocab_size": sizes.vocab_size,
+        }
+        if found != weights.entries:
+            raise InputError(f"its entries say {weights.entries}, its tensors {found}")
+        check_given(sizes, activation, heads, "an archive in OpenAI's layout")
+        return sizes
+    if activation is None or heads is None:
+        raise InputError(
+            "the tensors of a state dict do not tell which activation and how many attention heads its network was "
+            "trained with, and with others its features are wrong (OpenAI's CLIPs have QuickGELU, LAION's and "
+            "DataComp's mostly GELU). Where you know them, give --clip_activation quick_gelu or gelu, and --clip_heads "
+            f"IMAGE TEXT (one head per 64 channels would be --clip_heads {sizes.heads[0]} {sizes.heads[1]}); or "
+            "take OpenAI's own file, which needs neither"
+        )
+    for flag_heads, width, tower in zip(heads, (sizes.vision_width, sizes.text_width), ("image", "text"), strict=True):
+        if width % flag_heads:
+            raise InputError(f"--clip_heads: {flag_heads} heads do not divide the {tower} tower's width of {width}")
+    return dataclasses.replace(sizes, activation=activation, vision_heads=heads[0], text_heads=heads[1])
+
+
+def check_given(sizes: ClipSizes, activation: str | None, heads: Sequence[int] | None, what: str) -> None:
+    """InputError where the flags say something else than what is known of a CLIP."""
+    if activation not in (None, sizes.activation):
+        raise InputError(f"--clip_activation {activation}, but {what} has {sizes.activation}")
+    if heads is not None and tuple(heads) != sizes.heads:
+        raise InputError(f"--clip_heads {' '.join(map(str, heads))}, but {what} has {' '.join(map(str, sizes.heads))}")

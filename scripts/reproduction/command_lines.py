@@ -176,13 +176,15 @@ def _as_recorded(args):
 def check_requirements(runs):
     """InputError where weights are missing that are looked for in a file or folder, or a package that a run needs."""
     from engine.build_model import starts_from_scratch
-    from modules.backbones.openai import PUBLISHED_FILES, WEIGHTS_FOLDER, read_state_dict
+    from modules.backbones.openai import read_clip
+    from modules.backbones.published import path_of
 
     trained = [argparse.Namespace(**run.settings) for run in runs if run.method.group != "reference"]
-    for name in sorted({args.pretrained_clip_name for args in trained if not starts_from_scratch(args)}):
-        path = WEIGHTS_FOLDER / PUBLISHED_FILES[name] if name in PUBLISHED_FILES else Path(name)
-        if not path.is_file():
-            read_state_dict(path)  # raises the message that says where it comes from
+    loaded = [args for args in trained if not starts_from_scratch(args)]
+    for name, activation, *heads in dict.fromkeys(
+        (args.pretrained_clip_name, args.clip_activation, *(args.clip_heads or ())) for args in loaded
+    ):
+        read_clip(path_of(name), activation, heads or None)  # its errors now, not in each run
     berts = {args.bert_name for args in trained if args.branches != "qc" and args.emotion_encoder == "bert"}
     sentence_models = {run.settings["sentence_model"] for run in runs if run.method.name == "sentence_encoder"}
     for flag, names in (("bert_name", berts), ("sentence_model", sentence_models)):

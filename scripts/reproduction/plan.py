@@ -117,18 +117,20 @@ def why_not_usable(run):
 
 def why_not_resumable(run):
     """[why the run's checkpoint_last.pt cannot be gone on with by one process], empty where it can."""
-    import torch
-
     from engine.checkpoint import check_resumable
+    from modules.backbones.weights_file import load_tensors
 
     path = last_checkpoint(run)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # the tensors are not read
+        state = load_tensors(path, mmap=True)  # the tensors are not read
+    except (InputError, OSError) as error:
+        return [f"{path} cannot be read: {error}"]
+    try:
         check_resumable(path, state, Namespace(**run.settings))
     except InputError as error:
         return [str(error)]
-    except Exception as error:  # torch raises many kinds, by where the file is damaged
-        return [f"{path} cannot be read ({type(error).__name__})"]
+    except (LookupError, TypeError, AttributeError):
+        return [f"{path} is no checkpoint of this program"]
     return []
 
 

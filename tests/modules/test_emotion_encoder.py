@@ -12,6 +12,7 @@ from engine.build_model import build_model
 from engine.checkpoint import model_state
 from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from engine.training_step import TrainingStep
+from modules.backbones import openai
 from modules.backbones.openai import CLIP
 from modules.emotion_encoder import (
     EmotionChannel,
@@ -108,11 +109,13 @@ def test_clips_vectors_are_those_of_the_tower_as_loaded_and_it_runs_once_per_wor
     assert seen == [] and torch.equal(model.emotion_vectors.rows, before)
 
 
-def test_published_weights_bring_clips_vectors_and_a_start_from_scratch_learned_ones(tmp_path):
+def test_published_weights_bring_clips_vectors_and_a_start_from_scratch_learned_ones(tmp_path, monkeypatch):
     model, args = small_model(*ONLY_IMAGE)
     assert isinstance(model.emotion_vectors.rows, torch.nn.Parameter)
     torch.save(model.clip.state_dict(), tmp_path / "clip.pt")
     args.pretrained_clip_name = str(tmp_path / "clip.pt")
+    args.clip_activation, args.clip_heads = "quick_gelu", [1, 1]
+    monkeypatch.setattr(openai, "VOCABULARY", SMALL.vocab_size)
     loaded, _, _ = build_model(args, WORDS, LetterTokenizer(), normalise)
     torch.testing.assert_close(loaded.emotion_vectors.rows, clip_vectors(WORDS, model.clip, LetterTokenizer()))
     assert "emotion_vectors.rows" not in dict(loaded.named_parameters())

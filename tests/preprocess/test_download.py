@@ -1,7 +1,9 @@
 """Downloads against servers on this machine: a real HTTP server, and moto's S3 server."""
 
+import ast
 import contextlib
 import hashlib
+import importlib.metadata
 import io
 import os
 import re
@@ -17,8 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import boto3
 import pytest
 
+from modules.backbones.published import PUBLISHED, path_of
 from preprocess import download
-from preprocess.download import CLIP_SHA256, CLIP_URL, clip_file, fetch, main
+from preprocess.download import fetch, main
 from preprocess.downloading import sources
 from tests.conftest import ROOT
 from tests.preprocess.test_archives import RawName
@@ -456,17 +459,41 @@ def test_s3_no_network(aws, tmp_path):
 # --- the program ------------------------------------------------------------------------------------------------
 
 
-def test_clip_file_lies_in_modules():
-    assert clip_file("ViT-B/32") == ROOT / "modules" / "ViT-B-32.pt"
+def published_by_openai():
+    """{name: address} of OpenAI's own program, as its source says them."""
+    try:
+        file = importlib.metadata.distribution("clip-anytorch").locate_file("clip/clip.py")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("clip-anytorch (OpenAI's code, a development requirement) is not installed")
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    [models] = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "_MODELS"]
+    return ast.literal_eval(models)
 
 
-def test_clip_is_the_published_file(tmp_path, monkeypatch):
+def test_the_published_vits_are_openais():
+    theirs = {name: address for name, address in published_by_openai().items() if name.startswith("ViT")}
+    assert {name: published.address for name, published in PUBLISHED.items()} == theirs
+
+
+@pytest.mark.parametrize("name", [None, *PUBLISHED])
+def test_clip_is_a_published_file(tmp_path, monkeypatch, name):
     calls = []
     monkeypatch.setattr(download, "fetch", lambda *args: calls.append(args))
-    main(["clip", "--out", str(tmp_path)])
-    main(["clip"])
-    assert calls == [(CLIP_URL, folder / "ViT-B-32.pt", CLIP_SHA256) for folder in (tmp_path, ROOT / "modules")]
-    assert CLIP_URL.split("/")[-2] == CLIP_SHA256  # the address holds the sum, as OpenAI's loader reads it
+    words = ["clip"] if name is None else ["clip", name]
+    main([*words, "--out", str(tmp_path)])
+    main(words)
+    address, sha256 = PUBLISHED[name or "ViT-B/32"].address, PUBLISHED[name or "ViT-B/32"].sha256
+    file = address.rpartition("/")[2]
+    assert calls == [(address, folder / file, sha256) for folder in (tmp_path, ROOT / "modules")]
+    assert path_of(name or "ViT-B/32") == ROOT / "modules" / file  # where the program looks for it
+
+
+def test_another_clip_is_not_fetched(capsys):
+    for words in (["clip", "RN50"], ["clip", "ViT-B-16"], ["https://host/file", "ViT-B/16", "--out", "x"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+        assert words[1] in capsys.readouterr().err
 
 
 def test_an_archive_is_fetched_and_unpacked(server, tmp_path, capsys):
