@@ -150,7 +150,13 @@ def _emotion_vectors(
     if encoder == "learned":
         return EmotionVectors(words, dim=clip.sizes.embed_dim)
     if saved is not None:
-        return EmotionVectors(words, saved["model"]["emotion_vectors.rows"])
+        rows = saved["model"].get("emotion_vectors.rows")
+        if rows is None or rows.ndim != 2 or len(rows) != 1 + len(words) or not rows.is_floating_point():
+            found = "none" if rows is None else f"{rows.dtype} {tuple(rows.shape)}"
+            raise InputError(
+                f"the checkpoint has {len(words)} emotion words, which need {1 + len(words)} rows: {found}"
+            )
+        return EmotionVectors(words, rows)
     vectors = bert_vectors(words, args.bert_name) if encoder == "bert" else clip_vectors(words, clip, tokenizer)
     return EmotionVectors(words, vectors)
 

@@ -16,7 +16,7 @@ from modules.backbones.openai import ClipSizes
 from modules.backbones.weights_file import load_tensors
 from modules.ief_model import IEF
 from modules.transformer import ACTIVATIONS
-from util import InputError, replaced_atomically
+from util import InputError, first_line, replaced_atomically
 
 FORMAT = 1
 MODEL_FLAGS = {  # flags that make the model, whatever it is trained or evaluated on
@@ -111,7 +111,10 @@ def _are_sizes(value: object) -> bool:
     heads = [value.get(f"{tower}_heads") for tower in ("vision", "text")]
     numbers = [value[name] for name in value if name != "activation" and not name.endswith("_heads")]
     numbers += [number for number in heads if number is not None]
-    return needed <= value.keys() <= fields.keys() and all(type(n) is int and 0 < n < 2**24 for n in numbers)
+    if not needed <= value.keys() <= fields.keys() or not all(type(n) is int and 0 < n < 2**24 for n in numbers):
+        return False
+    widths = value["vision_width"], value["text_width"]
+    return all(number is None or width % number == 0 for number, width in zip(heads, widths, strict=True))
 
 
 # What a checkpoint holds: (whether a value is that, what is expected).
@@ -196,6 +199,31 @@ def set_random_states(states: Mapping[str, torch.Tensor], device: torch.device) 
         torch.cuda.set_rng_state(states["cuda"], device)
     elif device.type == "mps" and "mps" in states:
         torch.mps.set_rng_state(states["mps"])
+
+
+def take_over(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Any],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
+) -> None:
+    """Set the optimiser, the loss scaler and this process's generators as they were; InputError where they cannot."""
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        set_random_states(state["random_states"][distributed.rank()], device)
+        for group in optimizer.param_groups:
+            numbers = [*(group[name] for name in ("lr", "eps", "weight_decay", "peak_lr")), *group["betas"]]
+            if len(group["betas"]) != 2 or not all(isinstance(number, int | float) for number in numbers):
+                raise TypeError("the optimiser's settings are no numbers")
+        for parameter, values in optimizer.state.items():
+            shapes = [value.shape if name != "step" else parameter.shape for name, value in values.items()]
+            if values.keys() != {"step", "exp_avg", "exp_avg_sq"} or any(s != parameter.shape for s in shapes):
+                raise ValueError("the optimiser's averages are those of another parameter")
+            float(values["step"])
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path}: a damaged or altered checkpoint: {first_line(error)}") from error
 
 
 def check_resumable(path: str | os.PathLike[str], state: Mapping[str, Any], args: argparse.Namespace) -> None:

@@ -84,6 +84,16 @@ class Progress:
     evaluating: float = 0.0  # of these, of the evaluations
     records: int = 0  # that were trained on, each as often as it was
 
+    @classmethod
+    def of_checkpoint(cls, saved: dict[str, Any], path: str) -> "Progress":
+        """The progress that a checkpoint holds; InputError where a part of it is of another kind."""
+        kinds = {field.name: type(getattr(cls(), field.name)) for field in dataclasses.fields(cls)}
+        for name, value in saved.items():
+            kind = (int, float) if kinds.get(name) is float else kinds.get(name, ())
+            if not isinstance(value, kind) or (isinstance(value, list) and not all(isinstance(v, dict) for v in value)):
+                raise InputError(f"{path}: a damaged or altered checkpoint: its progress has {name!r} {value!r:.50}")
+        return cls(**saved)
+
     @property
     def records_per_second(self) -> float:
         return self.records / max(self.seconds - self.evaluating, 1e-9)
@@ -135,7 +145,7 @@ class Trainer:
                 "steps from here on follow from the seed, the epoch and the record: the run ends as one of the same "
                 "kind, not at the numbers that it would have had"
             )
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress.of_checkpoint(state["progress"], self.args.resume_model)
         self.seconds_before = self.progress.seconds
         self.pending = state
         if self.tensorboard is not None:
@@ -173,9 +183,7 @@ class Trainer:
         )
         batches = iter(loader)
         if self.pending is not None:
-            optimizer.load_state_dict(self.pending["optimizer"])
-            scaler.load_state_dict(self.pending["scaler"])
-            checkpoint.set_random_states(self.pending["random_states"][distributed.rank()], self.device)
+            checkpoint.take_over(args.resume_model, self.pending, optimizer, scaler, self.device)
             self.pending = None
         self._save_last = lambda: self._save_progress(index, optimizer, scaler)
         if progress.step == 0:

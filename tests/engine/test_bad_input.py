@@ -272,6 +272,81 @@ def test_a_checkpoint_of_another_shape(place, original, refused, change, message
     refused(place.eval_flags("run", "model.pt"), "checkpoint", message)
 
 
+def without(name):
+    return lambda state: state.pop(name)
+
+
+def inner(part, name, value):
+    return lambda state: state[part].update({name: value})
+
+
+ALTERED = {
+    "no model": without("model"),
+    "no arguments": without("arguments"),
+    "no sizes": without("clip_sizes"),
+    "no words": without("emotion_words"),
+    "a list as model": lambda state: state.update(model=[1]),
+    "a model of text": inner("model", "clip.text_projection", "text"),
+    "a model by numbers": lambda state: state["model"].update({3: torch.zeros(1)}),
+    "flags in a list": lambda state: state.update(arguments=["--interaction", "dp"]),
+    "a flag of another kind": inner("arguments", "interaction", 5),
+    "a number as text": inner("arguments", "max_frames", "six"),
+    "a number below its least": inner("arguments", "max_captions", -1),
+    "a switch as text": inner("arguments", "caption_augmentation", "yes"),
+    "two weights": inner("arguments", "loss_weights", [1.0, 1.0]),
+    "no branches": inner("arguments", "branches", None),
+    "sizes in a list": lambda state: state.update(clip_sizes=[1, 2]),
+    "a size as text": inner("clip_sizes", "vision_width", "wide"),
+    "a size below 1": inner("clip_sizes", "text_layers", 0),
+    "sizes beyond all bounds": inner("clip_sizes", "text_width", 2**22),
+    "another activation": inner("clip_sizes", "activation", "swish"),
+    "heads of text": inner("clip_sizes", "text_heads", "two"),
+    "heads that do not divide": inner("clip_sizes", "vision_heads", 3),
+    "an unknown size": inner("clip_sizes", "colour", 3),
+    "words that are numbers": lambda state: state.update(emotion_words=[1, 2]),
+    "more words than rows": lambda state: state["emotion_words"].append("another"),
+    "no rows for the words": lambda state: state["model"].pop("emotion_vectors.rows"),
+    "rows that are one": inner("model", "emotion_vectors.rows", torch.zeros(3)),
+    "a number that is none": lambda state: state["model"]["clip.logit_scale"].fill_(float("nan")),
+}
+ALTERED_LAST = {
+    "no progress": without("progress"),
+    "progress in a list": lambda state: state.update(progress=[1]),
+    "a step of text": inner("progress", "step", "two"),
+    "an unknown progress": inner("progress", "colour", 1),
+    "a history of numbers": inner("progress", "history", [1]),
+    "random states of text": lambda state: state.update(random_states=["text"]),
+    "random states of another kind": lambda state: state.update(random_states=[{"cpu": torch.zeros(3)}]),
+    "no random states": lambda state: state.update(random_states=[{}]),
+    "an optimiser in a list": lambda state: state.update(optimizer=[1]),
+    "an empty optimiser": lambda state: state.update(optimizer={}),
+    "an optimiser's settings": lambda state: state["optimizer"]["param_groups"][0].update(betas="two"),
+    "an optimiser's numbers": lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+    "an optimiser's text": lambda state: state["optimizer"]["state"][0].update(exp_avg="text"),
+    "a scaler of text": lambda state: state.update(scaler="text"),
+    "records of another kind": lambda state: state.update(records=3),
+}
+
+
+@pytest.mark.parametrize("change", ALTERED.values(), ids=ALTERED)
+def test_a_checkpoint_whose_parts_have_other_types(place, original, refused, change):
+    changed_checkpoint(original, place.folder / "model.pt", change)
+    refused(place.eval_flags("run", "model.pt"), "checkpoint")
+
+
+@pytest.mark.parametrize("change", ALTERED_LAST.values(), ids=ALTERED_LAST)
+def test_a_checkpoint_whose_state_of_training_has_other_types(place, original, change):
+    shutil.copytree(original.folder / "run", place.folder / "run")
+    path = place.folder / "run" / "checkpoint_last.pt"
+    state = checkpoint.load(path)
+    change(state)
+    torch.save(state, path)
+    argv = place.flags("run", "--epochs", "1", "--cross_num_hidden_layers", "1", "--resume_model", str(path))
+    code, printed = run(argv)
+    assert code == 2, printed
+    assert str(path) in printed and "Traceback" not in printed
+
+
 @pytest.mark.parametrize("flag", [["--max_frames", "3"], ["--interaction", "dp"], ["--branches", "qi"]])
 def test_flags_that_do_not_go_with_the_checkpoint(place, original, refused, flag):
     shutil.copy(original.folder / "run" / "checkpoint_best.pt", place.folder / "model.pt")
