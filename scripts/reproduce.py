@@ -71,7 +71,7 @@ def main(argv=None):
 def reproduce(args, common_tokens):
     """Check everything, make the runs that are missing, then the tables: the exit code."""
     from scripts.reproduction import choice, command_lines, data_folders
-    from scripts.reproduction.plan import DONE, Plan
+    from scripts.reproduction.plan import AGAIN, DONE, MISSING, Plan
     from scripts.reproduction.runner import ROOT, Runner, remove_leftover, seconds_of
 
     if Path.cwd() != ROOT:
@@ -90,6 +90,7 @@ def reproduce(args, common_tokens):
     command_lines.check_requirements(runs)
     plan = Plan(data_folders.data_versions(found, runs, common.values), args.any_code)
     states = {run.name: plan.state(run) for run in runs}
+    command_lines.check_weights([run for run in runs if states[run.name].kind in (MISSING, AGAIN)])
 
     for note in notes:
         print(f"# {note}" if args.dry_run else note)

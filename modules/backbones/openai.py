@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modules.backbones.published import PUBLISHED, WEIGHTS_FOLDER, path_of
+from modules.backbones.published import PUBLISHED, path_of
 from modules.backbones.weights_file import WeightsFile, read_weights
 from modules.transformer import Transformer, heads_for
 from util import InputError, sha256_of
@@ -271,7 +271,7 @@ def build_clip(
     name: str,
     linear_patch: str = "2d",
     vision: bool = True,
-    weights_folder: str | os.PathLike[str] = WEIGHTS_FOLDER,
+    weights_folder: str | os.PathLike[str] | None = None,
     activation: str | None = None,
     heads: Sequence[int] | None = None,
     notes: list[str] | None = None,
@@ -280,13 +280,14 @@ def build_clip(
 
     `name`: a published model, `ViT-tiny/8`, or the path of a weights file. `activation`, `heads` (of the image and of
     the text tower): what the tensors of a file do not tell, None where it is not given. `notes`: gets lines to tell
-    the user. InputError where the weights are not known to fit.
+    the user. `weights_folder`: of the published files, None: modules/.
+    InputError where the weights are not known to fit.
     """
     if name in FROM_SCRATCH:
         if activation or heads:
             raise InputError(f"--clip_activation and --clip_heads are of a weights file; {name} starts from scratch")
         return CLIP(FROM_SCRATCH[name], linear_patch, vision), None
-    path = path_of(name, Path(weights_folder))
+    path = path_of(name, weights_folder)
     sizes, state, more = read_clip(path, activation, heads)
     if notes is not None:
         notes += more

@@ -3,6 +3,7 @@
 Names, files and checksums are those of openai/CLIP, clip/clip.py (MIT). Nothing heavy is imported here.
 """
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,6 @@ PUBLISHED = {
 }
 
 
-def path_of(name: str, weights_folder: Path = WEIGHTS_FOLDER) -> Path:
-    """The weights file of a `--pretrained_clip_name`: a published one's in `weights_folder`, else the name itself."""
-    return weights_folder / PUBLISHED[name].file if name in PUBLISHED else Path(name)
+def path_of(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
+    """The weights file of a `--pretrained_clip_name`: a published one in `folder` (modules/), else the name."""
+    return Path(folder or WEIGHTS_FOLDER) / PUBLISHED[name].file if name in PUBLISHED else Path(name)

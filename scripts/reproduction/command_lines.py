@@ -175,16 +175,13 @@ def _as_recorded(args):
 
 def check_requirements(runs):
     """InputError where weights are missing that are looked for in a file or folder, or a package that a run needs."""
-    from engine.build_model import starts_from_scratch
-    from modules.backbones.openai import read_clip
     from modules.backbones.published import path_of
+    from modules.backbones.weights_file import read_weights
 
     trained = [argparse.Namespace(**run.settings) for run in runs if run.method.group != "reference"]
-    loaded = [args for args in trained if not starts_from_scratch(args)]
-    for name, activation, *heads in dict.fromkeys(
-        (args.pretrained_clip_name, args.clip_activation, *(args.clip_heads or ())) for args in loaded
-    ):
-        read_clip(path_of(name), activation, heads or None)  # its errors now, not in each run
+    for name, *_ in loaded_clips(runs):
+        if not path_of(name).is_file():
+            read_weights(path_of(name))  # raises the message that says where it comes from
     berts = {args.bert_name for args in trained if args.branches != "qc" and args.emotion_encoder == "bert"}
     sentence_models = {run.settings["sentence_model"] for run in runs if run.method.name == "sentence_encoder"}
     for flag, names in (("bert_name", berts), ("sentence_model", sentence_models)):
@@ -199,6 +196,27 @@ def check_requirements(runs):
         )
     if berts and not find_spec("transformers"):
         raise InputError("--emotion_encoder bert needs transformers: pip install -r requirements-bert.txt")
+
+
+def loaded_clips(runs):
+    """The CLIPs that are read from files by these runs: {(name, activation, *heads): None}, as their flags say them."""
+    from engine.build_model import starts_from_scratch
+
+    settings = [argparse.Namespace(**run.settings) for run in runs if run.method.group != "reference"]
+    return dict.fromkeys(
+        (args.pretrained_clip_name, args.clip_activation, *(args.clip_heads or ()))
+        for args in settings
+        if not starts_from_scratch(args)
+    )
+
+
+def check_weights(runs):
+    """InputError where the weights that these runs begin with are not known to fit: now, not in each run."""
+    from modules.backbones.openai import read_clip
+    from modules.backbones.published import path_of
+
+    for name, activation, *heads in loaded_clips(runs):
+        read_clip(path_of(name), activation, heads or None)
 
 
 def is_path(name):

@@ -372,6 +372,14 @@ def test_weights_of_another_shape(place, refused):
     refused(place.flags("run", "--pretrained_clip_name", str(path)), path, "visual.proj")
 
 
+def test_weights_that_are_no_numbers_are_not_laid_to_the_rate(place, refused):
+    state = read_weights(place.clip).state
+    state["ln_final.bias"][2] = float("nan")
+    torch.save(state, place.folder / "weights.pt")
+    argv = place.flags("run", "--pretrained_clip_name", str(place.folder / "weights.pt"), *KNOWN)
+    assert "--lr" not in refused(argv, "weights.pt", "ln_final.bias: 1 of its numbers are NaN or infinite")
+
+
 def test_published_weights_that_are_not_there(place, refused):
     printed = refused(place.flags("run", "--pretrained_clip_name", "ViT-L/14"), "ViT-L-14.pt: no CLIP weights here")
     assert "preprocess.download" in printed

@@ -384,6 +384,31 @@ def test_clip_is_evaluated_as_it_is_loaded(place):
     np.testing.assert_allclose(np.load(folder / "qi.npy"), cosines, atol=1e-5)
 
 
+def test_what_a_state_dict_does_not_tell_is_in_its_checkpoint(place):
+    """A GELU of four heads: trained with the flags, evaluated without them, and not as another network."""
+    state = {f"module.clip.{name}": value for name, value in read_weights(place.clip).state.items()}
+    torch.save({"state_dict": state}, place.folder / "gelu.pt")
+    flags = place.flags("gelu", "--pretrained_clip_name", str(place.folder / "gelu.pt"), "--epochs", "1")
+    code, printed = run(flags)
+    assert code == 2 and "--clip_activation" in printed and "Traceback" not in printed
+    code, printed = run([*flags, "--clip_activation", "gelu", "--clip_heads", "4", "2"])
+    assert code == 0, printed
+    assert "gelu.pt: the weights are those under 'state_dict'" in printed and "begin with 'clip.'" in printed
+    folder = place.folder / "gelu"
+    sizes = checkpoint.load(folder / "checkpoint_best.pt")["clip_sizes"]
+    assert (sizes["activation"], sizes["vision_heads"], sizes["text_heads"]) == ("gelu", 4, 2)
+    code, printed = run(place.eval_flags("gelu evaluated", "gelu/checkpoint_best.pt"))
+    assert code == 0, printed
+    assert scores_on_test(place.folder / "gelu evaluated") == scores_on_test(folder)
+    other = place.eval_flags("as another", "gelu/checkpoint_best.pt", "--clip_activation", "quick_gelu")
+    code, printed = run(other)
+    assert code == 2
+    assert "--clip_activation quick_gelu, but the checkpoint's CLIP has gelu" in printed
+    code, printed = run([*flags, "--overwrite", "--clip_activation", "quick_gelu", "--clip_heads", "4", "2"])
+    assert code == 0
+    assert scores_on_test(folder) != scores_on_test(place.folder / "gelu evaluated"), "the flag has no effect"
+
+
 @pytest.mark.parametrize(("method", "code"), [("ief", 2), ("drl_wti", 0)])
 def test_a_run_from_a_checkpoint_is_the_method_that_it_says(trained, place, method, code):
     old = trained("of a method", "--method", "drl_wti", "--epochs", "1")

@@ -12,6 +12,7 @@ from engine import run_record
 from engine.arguments import METHOD_NAMES, parse_arguments
 from engine.build_model import complete_arguments
 from engine.methods import METHODS
+from modules.backbones.weights_file import read_weights
 from scripts.reference import to_arguments
 from scripts.reproduce import main
 from tests.tiny_community import Place, read_csv, run, write_csv
@@ -346,7 +347,7 @@ def test_runs_are_dealt_to_the_gpus(plan, monkeypatch):
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_starts(place, tmp_path, monkeypatch, capsys, changes, message):
-    monkeypatch.setattr("modules.backbones.openai.WEIGHTS_FOLDER", tmp_path)
+    monkeypatch.setattr("modules.backbones.published.WEIGHTS_FOLDER", tmp_path)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     (place.folder / "empty").mkdir(exist_ok=True)
     flags = {"--communities": ["community"], "--methods": ["ief_qc"], "--data_root": [str(place.folder)]}
@@ -357,6 +358,17 @@ def test_what_cannot_be_run_is_said_before_anything_starts(place, tmp_path, monk
     said = f"{stop.value} {capsys.readouterr().err}"
     assert message in said, said
     assert not (tmp_path / "runs").exists()
+
+
+def test_weights_that_are_not_known_to_fit_are_refused_before_anything_starts(place, tmp_path, capsys):
+    torch.save(read_weights(place.clip).state, tmp_path / "plain.pt")
+    argv = ["--communities", "community", "--methods", "ief_qc", "--data_root", str(place.folder), "--dry_run"]
+    argv += ["--out", str(tmp_path / "runs"), "--", "--pretrained_clip_name", str(tmp_path / "plain.pt")]
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert "plain.pt: the tensors of a state dict do not tell" in str(stop.value)
+    assert main([*argv, "--clip_activation", "quick_gelu", "--clip_heads", "1", "1"]) == 0
+    assert "--clip_activation quick_gelu --clip_heads 1 1" in capsys.readouterr().out
 
 
 def test_bad_rows_of_all_communities_are_reported(place, tmp_path, capsys):
