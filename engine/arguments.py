@@ -10,8 +10,8 @@ from typing import Any
 from dataloaders.communities import COMMUNITIES, SPLITS
 from engine.foreign_flags import foreign_lines
 from engine.methods import METHODS
-from util import InputError, Parser
 from modules.backbones.published import PUBLISHED
+from util import InputError, Parser
 
 SLUGS = tuple(COMMUNITIES)
 METHOD_NAMES = tuple(name for name, method in METHODS.items() if method.group != "reference")
