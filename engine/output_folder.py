@@ -6,7 +6,7 @@ import logging.handlers
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 from engine import distributed
 from engine.run_record import WRITTEN, command_line, write_args, written
@@ -31,7 +31,7 @@ class OutputFolder:
         self.early: logging.handlers.MemoryHandler | None = None  # what was logged before there is a log.txt
         self.begun = self.put_back = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "OutputFolder":
         return self
 
     def __exit__(
