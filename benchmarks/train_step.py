@@ -66,7 +66,8 @@ def make_model(flags):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.pt"
         torch.save(CLIP(VIT_B_32).state_dict(), path)
-        own = ["--pretrained_clip_name", str(path), "--clip_activation", "quick_gelu", "--clip_heads", "12", "8"]
+        heads = [str(width // 64) for width in (VIT_B_32.vision_width, VIT_B_32.text_width)]
+        own = ["--pretrained_clip_name", str(path), "--clip_activation", "quick_gelu", "--clip_heads", *heads]
         args, _ = parse_arguments(["--do_train", "--output_dir", folder, *own, *flags])
         model, _, _ = build_model(args, ["happy", "sad"], Tokenizer(), normalise)
     return args, model

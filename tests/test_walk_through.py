@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 
 def test_from_images_and_topics_to_a_trained_model(folder, capsys, monkeypatch):
-    monkeypatch.setattr("preprocess.building.summary.clip_file", lambda name: folder / "no-weights.pt")
+    monkeypatch.setattr("preprocess.building.summary.path_of", lambda name: folder / "no-weights.pt")
     monkeypatch.chdir(folder)
     images = str(folder / "memes" / "images")
     annotations, community = folder / "annotations.jsonl", folder / "data" / "mine"

@@ -6,11 +6,11 @@ import numpy as np
 
 from dataloaders.communities import SPLITS
 from engine.arguments import build_parser
+from modules.backbones.published import path_of
 from preprocess.annotation.without_captions import flags_for
 from preprocess.building.folder import counted
 from preprocess.building.meme_groups import group_sizes
 from preprocess.comparing.near_duplicates import TEXT_THRESHOLD
-from preprocess.download import clip_file
 from util import InputError
 
 SHOWN = 10
@@ -144,7 +144,7 @@ def size_flags(records):
 
     From scratch where CLIP's weights are not here; the batch is no larger than the train split.
     """
-    weights = clip_file("ViT-B/32").is_file()
+    weights = path_of("ViT-B/32").is_file()
     remark = "" if weights else " (from scratch, as CLIP's weights are not here: python -m preprocess.download clip)"
     flags = [] if weights else ["--pretrained_clip_name", "ViT-tiny/8", "--lr", "1e-3"]
     default = build_parser().get_default("batch_size")

@@ -57,7 +57,7 @@ def test_further_flags_override_the_method_s():
         ([*EVAL, "--method", "zero_shot_clip", "--epochs", "3"], "--epochs has no effect with --do_eval"),
         ([*TRAIN, "--method", "bm25"], "invalid choice: 'bm25'"),
         ([*TRAIN, "--method", "ief_qc", "--resize", "pad"], "--resize has no effect without the branch qi"),
-        ([*TRAIN, "--metho", "drl_wti"], "--method"),
+        ([*TRAIN, "--metho", "drl_wti"], "unrecognized arguments: --metho"),
     ],
 )
 def test_a_method_that_does_not_fit_is_refused_with_the_reason(flags, reason, capsys):

@@ -414,7 +414,7 @@ def test_the_command_to_train_with(tmp_path, capsys, fields, flags):
 def clip(tmp_path, monkeypatch):
     """Where CLIP's weights would be."""
     path = tmp_path / "modules" / "ViT-B-32.pt"
-    monkeypatch.setattr(summary, "clip_file", lambda name: path if name == "ViT-B/32" else None)
+    monkeypatch.setattr(summary, "path_of", lambda name: path if name == "ViT-B/32" else None)
     return path
 
 

@@ -788,7 +788,7 @@ def test_other_arguments_or_data_are_an_error(checkout, tmp_path):
 
 
 def test_what_is_printed(checkout, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("preprocess.building.summary.clip_file", lambda name: tmp_path / "no-weights.pt")
+    monkeypatch.setattr("preprocess.building.summary.path_of", lambda name: tmp_path / "no-weights.pt")
     imgflip.main(["--source", str(checkout), "--out", str(tmp_path / "out"), "--size", "64", "--kind", "titles"])
     printed = capsys.readouterr().out
     assert "templates left out, as the table has no row for them: Made-Up-Template\n" in printed
