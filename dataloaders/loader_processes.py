@@ -35,7 +35,7 @@ def start_method() -> str | None:
 
     Named, as Python 3.14 changed its own choice for Linux to one that would send all data to each of them.
     """
-    return "fork" if sys.platform == "linux" else None
+    return "fork" if sys.platform == "linux" and hasattr(os, "fork") else None
 
 
 def free_shared_memory() -> int | None:

@@ -47,7 +47,7 @@ class MemeImages:
         bad: dict[str, str] = {}
         total = 0
         self.kept = {}
-        processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's: each of them checks
+        processes_here = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # torchrun's: each of them checks
         threads = max(1, (os.cpu_count() or 1) // processes_here)
         pool = ThreadPoolExecutor(threads)
         try:
