@@ -84,11 +84,11 @@ def measure(options):
     size = f"{options.queries} x {options.memes}, {options.words} words"
     yield Figure(
         f"QI, QC and the fused score with exact ranks in both directions, {size}",
-        f"{ranked:.0f} s",
-        f"whole rows, sorted, from query to meme alone: {plain:.0f} s ({options.plain_queries} queries timed)",
+        f"{ranked:.1f} s",
+        f"whole rows, sorted, from query to meme alone: {plain:.1f} s ({options.plain_queries} queries timed)",
         f"{plain / ranked:.1f} times as fast",
     )
-    yield Figure("metrics and intervals of these", f"{time.perf_counter() - started - ranked:.0f} s")
+    yield Figure("metrics and intervals of these", f"{time.perf_counter() - started - ranked:.1f} s")
     held = 3 * 4 * options.queries * options.memes / 2**20
     yield Figure("scoring, peak memory", peak_memory(options.device), f"the three matrices alone {held:,.0f} MiB")
 

@@ -58,6 +58,12 @@ FOREIGN = {
     "video_framerate": _VIDEO,
     "num_video_frames": "renamed: --max_frames",
     "captions_path": "gone: captions are a column of the CSV, and --caption_source says which",
+    "do_eval_zero_shot": "renamed: --do_eval --method zero_shot_clip",
+    "do_test": "not needed: --do_train scores the test split at its end, and --do_eval scores it alone",
+    "freeze_text_encoder": "gone: --freeze_layer_num freezes the first blocks of both towers",
+    "generate_images": "gone: the images are those of the CSV",
+    "strategy": "renamed: --slice_framepos",
+    "k": "gone: --max_captions says how many captions of a meme are read",
     "caption_path": "gone: captions are a column of the CSV, and --caption_source says which",
 }
 

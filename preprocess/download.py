@@ -141,7 +141,14 @@ class Download:
         bar = tqdm(total=reply.total, initial=reply.start, mininterval=every, **units)
         with open(self.data, "ab") as file, bar:
             for chunk in reply.chunks:
-                file.write(chunk)
+                try:
+                    file.write(chunk)
+                    file.flush()
+                except OSError as error:
+                    raise InputError(
+                        f"{self.data}: cannot be written ({error.strerror}); what is there is kept, and the same "
+                        "command goes on from it"
+                    ) from error
                 bar.update(len(chunk))
 
     def finish(self):

@@ -21,7 +21,7 @@ from dataloaders.meme_records import COLUMNS
 from preprocess.demo.meme_plans import plan_meme, write_image
 from preprocess.demo.sheet import write_sheet
 from preprocess.demo.wording import TOPICS
-from util import InputError, Parser, program, write_json
+from util import InputError, Parser, program, replaced_atomically, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not taken for this one
 MEMES_PER_TOPIC = {"train": 24, "val": 4, "test": 4}
@@ -92,7 +92,7 @@ def present_counts(out, seed, size):
 
 def write_csv(path, memes):
     """Write one split's records, a row per (topic, meme) pair."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with replaced_atomically(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for meme in memes:

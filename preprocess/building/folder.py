@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dataloaders.communities import SPLITS
 from dataloaders.meme_records import COLUMNS
-from util import InputError, write_json
+from util import InputError, replaced_atomically, write_json
 
 MANIFEST = "build.json"
 OWN = {MANIFEST, "dropped.csv", "images", *(f"{name}.csv" for name in SPLITS)}
@@ -62,7 +62,8 @@ def write_splits(folder, community, splits):
     """Write train.csv, val.csv, test.csv; `splits` is the number of each record's split in SPLITS."""
     rows = [_meme_cells(meme) for meme in community.memes]
     for number, name in enumerate(SPLITS):
-        with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
+        path = folder / f"{name}.csv"
+        with replaced_atomically(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             for record, meme, split in zip(community.records, community.record_meme, splits, strict=True):
@@ -83,7 +84,10 @@ def _meme_cells(meme):
 
 def write_dropped(path, dropped, place):
     """Write a row for each dropped record; `place` is what the first column is called."""
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with (
+        replaced_atomically(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow((place, "image", "topic_id", "reason"))
         for record, reason in dropped:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file
 from preprocess.imgflip575k.drawing import Pen, draw_meme, resized
-from util import InputError
+from util import InputError, not_written
 
 FEW = 100  # memes that are drawn sooner than a further process starts
 REPORT = 25  # memes between two reports of a process
@@ -67,8 +67,11 @@ def _draw(jobs, size, quality, report):
         # file may be empty; it is drawn again then
         path = Path(job.path)
         temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_bytes(encoded)
-        os.replace(temporary, path)
+        try:
+            temporary.write_bytes(encoded)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise not_written(path, error, temporary) from error
         done += 1
         if done == REPORT:
             report(done)
