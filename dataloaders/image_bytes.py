@@ -44,7 +44,7 @@ def essential_chunks(data: bytes) -> tuple[bytes, bool]:
     """
     file = Pieces(data)
     kept, sound, kind = [(b"", file.read(8))], True, b""
-    seen: set[bytes] = set()
+    in_palette = pixels_begun = False
     colours = frames = 0
     while kind != b"IEND" and len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
@@ -52,24 +52,25 @@ def essential_chunks(data: bytes) -> tuple[bytes, bool]:
         right = checksum == zlib.crc32(content, zlib.crc32(kind)).to_bytes(4, "big")
         if kind not in PNG_CHUNKS and kind[:1].isupper():
             raise BadImage(f"corrupt: a PNG chunk {kind!r} that would have to be known")
-        if kind == b"PLTE" and length >= 3:
-            colours = length // 3
-        if kind == b"tRNS" and (b"IDAT" in seen or colours and length > colours):
-            if b"IDAT" in seen:
-                continue
+        if kind == b"IHDR":
+            in_palette = content[9:10] == b"\x03"
+        elif kind == b"PLTE":
+            colours = max(colours, length // 3)
+        elif kind == b"IDAT":
+            pixels_begun = True
+        elif kind == b"tRNS" and pixels_begun:
+            continue
+        elif kind == b"tRNS" and in_palette and 0 < colours < length:
             content = content[:colours]
-            head, checksum = (
-                struct.pack(">I4s", colours, kind),
-                zlib.crc32(content, zlib.crc32(kind)).to_bytes(4, "big"),
-            )
+            head = struct.pack(">I4s", colours, kind)
+            checksum = zlib.crc32(content, zlib.crc32(kind)).to_bytes(4, "big")
         if kind in PNG_CHUNKS and (right or kind.isupper()):
             kept.append((kind, head + content + checksum))
             sound &= right
-            seen.add(kind)
             frames += kind == b"fcTL"
             if kind == b"acTL" and length >= 4:
                 frames -= int.from_bytes(content[:4], "big")
-    if b"IHDR" in seen and kept[1][1][17:18] == b"\x03" and not colours:
+    if in_palette and not colours:
         raise BadImage("corrupt: a PNG without its palette")
     if frames < 0 and kind == b"IEND":  # fewer than it says, though nothing is cut off: browsers show the still
         kept = [(name, chunk) for name, chunk in kept if name not in (b"acTL", b"fcTL", b"fdAT")]

@@ -49,10 +49,15 @@ def free_shared_memory() -> int | None:
     return status.f_bavail * status.f_frsize
 
 
+def processes_here() -> int:
+    """How many processes torchrun started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+
 def free_for_this_process() -> int | None:
-    """`free_shared_memory`, shared out to the processes of this machine that torchrun started."""
+    """`free_shared_memory`, shared out to the processes of this machine."""
     free = free_shared_memory()
-    return None if free is None else free // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return None if free is None else free // processes_here()
 
 
 def fitting(wanted: int, batch_bytes: int, free: int | None) -> tuple[int, int]:

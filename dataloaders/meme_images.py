@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from dataloaders.image_transform import ImageError, load_image
+from dataloaders.loader_processes import processes_here
 
 AHEAD = 4  # images for each thread that may be decoded, or be waiting decoded, behind one that takes long
 
@@ -47,8 +48,7 @@ class MemeImages:
         bad: dict[str, str] = {}
         total = 0
         self.kept = {}
-        processes_here = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # torchrun's: each of them checks
-        threads = max(1, (os.cpu_count() or 1) // processes_here)
+        threads = max(1, (os.cpu_count() or 1) // processes_here())  # each of these checks
         pool = ThreadPoolExecutor(threads)
         try:
             frames_or_reasons = self._in_order(pool, paths, AHEAD * threads)

@@ -5,6 +5,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 from tqdm import tqdm
 
 from dataloaders.image_file import READERS
@@ -89,8 +90,6 @@ def pictures_of(path, max_frames, max_side):
     An animation's are evenly spread from the first frame to the last. The longer side of each has at most `max_side`
     pixels. Raises Failure("unreadable_image") for a file that cannot be decoded.
     """
-    import cv2
-
     from dataloaders.image_transform import ImageError, each_frame
 
     pictures = []

@@ -658,6 +658,15 @@ def test_a_png_says_more_of_its_transparency_or_its_frames_than_there_is(tmp_pat
     assert np.array_equal(shown["late"], shown["none"]) and np.array_equal(shown["moving"], shown["none"])
 
 
+def test_the_transparent_colour_of_a_png_without_a_palette_stays_whole_beside_a_suggested_palette(tmp_path):
+    key = png_chunk(b"tRNS", struct.pack(">3H", 1, 2, 3))
+    shown = []
+    for more in (key, png_chunk(b"PLTE", bytes(3)) + key):
+        (tmp_path / "file").write_bytes(png(2, 12, more=more))
+        shown.append(read_frames(tmp_path / "file")[0])
+    assert np.array_equal(*shown)
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_cut_jpeg_before_another_one_is_not_read(tmp_path, photograph, progressive):
     data = jpeg_bytes(photograph, progressive=progressive)
