@@ -76,7 +76,7 @@ def run(args, given, device, folder):
     if args.do_train:
         complete_arguments(args)
     if args.resume_model:
-        checkpoint.check_resumable(args.resume_model, saved, args)
+        checkpoint.check_resumable(args.resume_model, saved, args, given)
     if args.tensorboard:
         from engine.tensorboard_curves import check_package
 
@@ -88,7 +88,7 @@ def run(args, given, device, folder):
     set_seed(args.seed)
 
     csv_paths, splits, lines = read_data(args)
-    data, counts, model = prepare(args, device, saved, splits, lines, logger)
+    data, counts, model = prepare(args, given, device, saved, splits, lines, logger)
     distributed.call_in_main(folder.begin, logger)
     distributed.call_in_main(run_record.write_run, args, csv_paths, splits)
     trainer = None
@@ -108,56 +108,70 @@ def read_data(args):
     return loaders.csv_paths(args, names), splits, lines
 
 
-def prepare(args, device, saved, splits, lines, logger):
+def prepare(args, given, device, saved, splits, lines, logger):
     """Data and model: ({split name: SplitData}, counts for the record, IEF on the device).
 
     splits, lines: of `read_data`; the lines are written to the log, with those of what follows.
     """
     from dataloaders import data_dataloaders as loaders
     from dataloaders.batch_plan import BatchPlan
-    from dataloaders.image_transform import normalise
     from dataloaders.meme_records import emotion_vocabulary
     from engine import distributed
     from engine.arguments import reads_captions
     from engine.build_model import build_model, check_nothing_is_untrained, emotion_encoder_name
-    from modules.tokenizer import Tokenizer
 
     captions_needed = reads_captions(args)
     words = emotion_vocabulary(splits["train"]) if args.do_train else []
-    tokenizer = Tokenizer()
-    model, weights, notes = build_model(args, words, tokenizer, normalise, saved)
+    model, weights, notes = build_model(args, words, saved)
     if args.do_eval and saved is None:
         check_nothing_is_untrained(args, model)
-    sizes, images = model.clip.sizes, None
-    for name, limit in (("max_words", args.max_words), ("max_caption_words", args.max_caption_words)):
-        if limit > sizes.context_length and (captions_needed or name == "max_words"):
-            raise InputError(f"--{name} {limit} is more than CLIP's context of {sizes.context_length} tokens")
+    backbone, images = model.backbone, None
+    lines += fit_lengths(args, given, backbone.context_length)
     if args.do_train:
         BatchPlan.of(args, splits["train"], distributed.world_size())  # its errors, before all images are decoded
     if args.branches != "qc":
-        images, splits, more = loaders.check_images(args, splits, sizes.image_size, distributed.is_main())
+        seen = backbone.image_input
+        images, splits, more = loaders.check_images(
+            args, splits, seen.size, distributed.is_main(), seen.interpolation, seen.mean_colour
+        )
         lines += more
     emotions = model.emotion_vectors.index_of if model.emotion_vectors is not None else {}
     data, counts = {}, {}
     for name, split in splits.items():
-        data[name], counts[name] = loaders.tokenise(args, split, tokenizer, emotions, images, captions_needed)
+        data[name], counts[name] = loaders.tokenise(args, split, backbone.tokenizer, emotions, images, captions_needed)
     lines += loaders.worker_lines(args, data, distributed.world_size())
     for line in [*lines, *notes, *loaders.count_lines(counts, model.emotion_vectors is not None)]:
         logger.info(line)
-    logger.info(describe_model(args, model, weights, saved))
+    logger.info(describe_model(args, model, weights))
     if model.emotion_vectors is not None:
         logger.info(f"emotions: {len(model.emotion_vectors.words)} words, encoder {emotion_encoder_name(args)}")
     return data, counts, model.to(device)
 
 
-def describe_model(args, model, weights, saved):
-    """One line: where CLIP's weights come from, and how large the model is."""
-    from modules.backbones.openai import published_note
+def fit_lengths(args, given, context_length):
+    """Set --max_words and --max_caption_words to what the text tower can read: lines to tell the user.
 
-    source = "from a checkpoint" if saved else "from scratch" if weights is None else published_note(weights)
+    InputError where a length that was given is more than that.
+    """
+    from engine.arguments import reads_captions
+
+    lines = []
+    for name in ("max_words", "max_caption_words"):
+        limit = getattr(args, name)
+        if limit <= context_length or (name == "max_caption_words" and not reads_captions(args)):
+            continue
+        if name in given:
+            raise InputError(f"--{name} {limit} is more than the text tower's context of {context_length} tokens")
+        setattr(args, name, context_length)
+        lines.append(f"--{name} is {context_length}, the text tower's context")
+    return lines
+
+
+def describe_model(args, model, weights):
+    """One line: where the towers' weights come from, and how large the model is."""
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    name = "" if source.startswith(args.pretrained_clip_name) else f" {args.pretrained_clip_name}"
-    return f"CLIP{name}: {source}; the model has {parameters:.1f} million parameters"
+    name = "" if weights.startswith(args.pretrained_clip_name) else f" {args.pretrained_clip_name}"
+    return f"towers{name}: {weights}; the model has {parameters:.1f} million parameters"
 
 
 def train(args, data, model, device, saved, logger):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from dataloaders import loader_processes
 from dataloaders.batch_plan import BatchPlan
 from dataloaders.communities import COMMUNITIES, missing_data_message
+from dataloaders.image_transform import PAD_COLOUR, Colour
 from dataloaders.meme_dataset import MemeDataset, RecordDataset, Sample, SplitData, collate, query_batch
 from dataloaders.meme_images import ImageSettings, MemeImages
 from dataloaders.meme_records import Split, emotion_ids, read_splits, texts
@@ -65,17 +66,25 @@ def read_community(
 
 
 def check_images(
-    args: argparse.Namespace, splits: dict[str, Split], image_size: int, progress: bool
+    args: argparse.Namespace,
+    splits: dict[str, Split],
+    image_size: int,
+    progress: bool,
+    interpolation: str = "bicubic",
+    pad_colour: Colour = PAD_COLOUR,
 ) -> tuple[MemeImages, dict[str, Split], list[str]]:
     """Decode all the splits' images once: (MemeImages, splits without bad ones, lines to tell the user).
 
-    Raises InputError that names the bad images, unless --skip_bad_images.
+    `image_size` (pixels a side), `interpolation`, `pad_colour`: of the image tower; the defaults are CLIP's. Raises
+    InputError that names the bad images, unless --skip_bad_images.
     """
     settings: ImageSettings = {
         "size": image_size,
         "resize_mode": args.resize,
         "max_frames": args.max_frames,
         "slice_framepos": args.slice_framepos,
+        "interpolation": interpolation,
+        "pad_colour": pad_colour,
     }
     images = MemeImages(features_folder(args), settings)
     paths = list(dict.fromkeys(meme.image for split in splits.values() for meme in split.memes))

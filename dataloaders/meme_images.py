@@ -24,6 +24,8 @@ class ImageSettings(TypedDict):
     resize_mode: str
     max_frames: int
     slice_framepos: int
+    interpolation: str
+    pad_colour: tuple[int, int, int]
 
 
 class MemeImages:

@@ -10,6 +10,7 @@ from typing import Any
 from dataloaders.communities import COMMUNITIES, SPLITS
 from engine.foreign_flags import foreign_lines
 from engine.methods import METHODS
+from modules.backbones.names import source_of
 from modules.backbones.published import PUBLISHED
 from util import InputError, Parser
 
@@ -70,6 +71,7 @@ TRAINING_ONLY = {
     "n_display",
     "save_steps",
     "freeze_layer_num",
+    "tune_towers",
     "co_train",
     "loss_weights",
     "positives",
@@ -198,11 +200,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_clip(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("CLIP")
+    group = parser.add_argument_group("towers (docs/TOWERS.md)")
     group.add_argument(
         "--pretrained_clip_name",
         default="ViT-B/32",
-        help=f"{', '.join(PUBLISHED)} (files in modules/), ViT-tiny/8 (from scratch), or a weights file",
+        help=f"{', '.join(PUBLISHED)} (files in modules/), ViT-tiny/8 (from scratch), a weights file, or towers of other "
+        "kinds: hf:NAME, open_clip:ARCH/TAG, pair:IMAGE+TEXT, small (docs/TOWERS.md)",
     )
     group.add_argument(
         "--clip_activation",
@@ -216,6 +219,8 @@ def _add_clip(parser: argparse.ArgumentParser) -> None:
         metavar=("IMAGE", "TEXT"),
         help="attention heads of the two towers, where --clip_activation is needed",
     )
+    group.add_argument("--embed_dim", type=positive_int, default=512, help="common width of a pair's projections")
+    group.add_argument("--tune_towers", action="store_true", help="train a pair's towers too, at lr * coef_lr")
     group.add_argument("--linear_patch", choices=("2d", "3d"), default="2d", help="3d mixes neighbouring frames")
     group.add_argument(
         "--freeze_layer_num",
@@ -468,6 +473,11 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[
             yield flag, f"--{flag} has no effect with --do_eval"
     for flag in QI_ONLY:
         yield from only_with(flag, image, "the branch qi")
+    source = source_of(args.pretrained_clip_name)
+    for flag in ("embed_dim", "tune_towers"):
+        yield from only_with(flag, source == "pair", "a pair of towers (--pretrained_clip_name pair:… or small)")
+    for flag in ("clip_activation", "clip_heads"):
+        yield from only_with(flag, source == "openai", "a weights file in OpenAI's layout")
     yield from only_with("text_pool_type", caption, "the branch qc")
     for flag in ("fusion", "loss_weights", "fusion_lr"):
         yield from only_with(flag, two, "both branches (--branches qi_qc)")
@@ -497,6 +507,10 @@ def check_settings(args: argparse.Namespace, given: set[str]) -> None:
     for _, why in without_effect(args, given):
         raise InputError(why)
     two = args.branches == "qi_qc"
+    refuse(
+        args.linear_patch == "3d" and source_of(args.pretrained_clip_name) != "openai",
+        f"--linear_patch 3d is of OpenAI's towers; {args.pretrained_clip_name} has none such",
+    )
     refuse(
         args.sim_header == "tightTransf" and args.visual_tokens == "patch",
         "--sim_header tightTransf needs --visual_tokens cls",

@@ -1,32 +1,23 @@
 """Arguments -> parts -> model. The only place that reads sizes."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from engine.arguments import reads_captions
-from modules.aggregator import MeanP, SeqLSTM, SeqTransf, TightTransf, start_from_clip_text
-from modules.backbones.openai import (
-    CLIP,
-    FROM_SCRATCH,
-    ClipSizes,
-    build_clip,
-    check_fit,
-    check_given,
-    empty_clip,
-    load_strictly,
-)
+from modules.aggregator import MeanP, SeqLSTM, SeqTransf, TightTransf, start_from_text_tower
+from modules.backbones.openai import FROM_SCRATCH, check_fit, load_strictly
+from modules.backbones.protocol import Backbone, Needs
+from modules.backbones.sources import empty_backbone, load_backbone, restore_backbone
 from modules.caption_attention import CaptionAttention
 from modules.caption_similarity import CaptionPooling
 from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors, bert_vectors, clip_vectors
 from modules.fusion import Fusion
 from modules.ief_model import IEF, Wiring
 from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
-from modules.tokenizer import Tokenizer
 from modules.transformer import heads_for
 from util import InputError
 
@@ -34,47 +25,43 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_model(
-    args: argparse.Namespace,
-    emotion_words: Sequence[str],
-    tokenizer: Tokenizer,
-    normalise: Callable[[torch.Tensor, torch.dtype], torch.Tensor],
-    saved: Mapping[str, Any] | None = None,
-) -> tuple[IEF, Path | None, list[str]]:
-    """The model that the arguments describe: (IEF, path of CLIP's weights or None, lines to tell the user).
+    args: argparse.Namespace, emotion_words: Sequence[str], saved: Mapping[str, Any] | None = None
+) -> tuple[IEF, str, list[str]]:
+    """The model that the arguments describe: (IEF, where the towers' weights come from, lines to tell the user).
 
     The parts are made in the order qi, qc, fusion, so that a seed gives `--branches qi` the same start as the
     whole model. `saved`: a checkpoint (engine/checkpoint.py) to take sizes, emotion words and vectors and
-    all weights from; then neither CLIP's weights file nor an emotion encoder is needed.
+    all weights from; then neither the towers' files nor an emotion encoder is needed.
     """
     notes: list[str] = []
     image, caption = args.branches != "qc", args.branches != "qi"
     if saved is None:
-        clip, weights = build_clip(
+        needs = Needs(image, args.emotion_fusion if image else "none", args.visual_tokens == "patch")
+        backbone, weights = load_backbone(
             args.pretrained_clip_name,
+            needs,
+            notes,
             args.linear_patch,
-            vision=image,
-            activation=args.clip_activation,
-            heads=args.clip_heads,
-            notes=notes,
+            args.clip_activation,
+            args.clip_heads,
+            args.embed_dim,
         )
     else:
-        clip, weights = _clip_of(args, saved, image), None
+        backbone, weights = _restored(args, saved, image), "from a checkpoint"
         emotion_words = saved["emotion_words"]
-    sizes = clip.sizes
     parts: dict[str, Any] = {}  # by the names that IEF gives them, hence of many kinds
     if image:
         if args.emotion_fusion != "none":
-            vectors = _emotion_vectors(args, emotion_words, clip, tokenizer, saved)
-            fusion_class = EmotionChannel if args.emotion_fusion == "channel" else EmotionToken
+            vectors = _emotion_vectors(args, emotion_words, backbone, saved)
             parts["emotion_vectors"] = vectors
-            parts["emotion_fusion"] = fusion_class(vectors.dim, sizes)
+            parts["emotion_fusion"] = _emotion_fusion(args, vectors.dim, backbone)
         if args.caption_fusion == "co_attention":
-            parts["caption_attention"] = CaptionAttention(sizes.embed_dim)
-        parts["aggregator"], parts["image_similarity"] = _aggregator_and_similarity(args, clip, saved, notes)
+            parts["caption_attention"] = CaptionAttention(backbone.embed_dim)
+        parts["aggregator"], parts["image_similarity"] = _aggregator_and_similarity(args, backbone, saved, notes)
     if caption:
-        parts["caption_pooling"] = CaptionPooling(args.text_pool_type, sizes.embed_dim, args.max_captions)
+        parts["caption_pooling"] = CaptionPooling(args.text_pool_type, backbone.embed_dim, args.max_captions)
     if image and caption:
-        parts["fusion"] = Fusion(args.fusion, sizes.embed_dim, args.fusion_weight)
+        parts["fusion"] = Fusion(args.fusion, backbone.embed_dim, args.fusion_weight)
     wiring = Wiring(
         visual_tokens=args.visual_tokens,
         reads_captions=reads_captions(args),
@@ -82,32 +69,49 @@ def build_model(
         has_caption=caption,
         keep_pooled=args.cdcr_lambda > 0,
     )
-    model = IEF(wiring, clip, **parts, normalise=normalise)
+    model = IEF(wiring, backbone, **parts)
     model.tower_dtype = PRECISIONS[args.precision]
     if saved is not None:
         load_strictly(model, saved["model"], "the checkpoint")
         if model.fusion is not None and args.fusion == "fixed":
             model.fusion.choose(args.fusion_weight)  # the flag's, which may be another than the checkpoint's
-    clip.freeze_layers(args.freeze_layer_num)
+    if args.do_train:
+        _freeze(args, backbone, saved, notes)
+    return model, weights, notes
+
+
+def _restored(args: argparse.Namespace, saved: Mapping[str, Any], image: bool) -> Backbone:
+    """The towers of a checkpoint, their weights still to come. InputError where they are not those of its weights."""
+    own = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in saved["model"].items()
+        if name.startswith("backbone.")
+    }
+    check_fit(empty_backbone(saved["backbone"], image, args.linear_patch), own, "the checkpoint")
+    return restore_backbone(saved["backbone"], image, args.linear_patch, args.clip_activation, args.clip_heads)
+
+
+def _freeze(args: argparse.Namespace, backbone: Backbone, saved: Mapping[str, Any] | None, notes: list[str]) -> None:
+    """Leave of the towers trainable what the setting trains."""
+    backbone.freeze_unreached(args.visual_tokens == "patch")
+    if backbone.frozen_by_default and not args.tune_towers:
+        backbone.freeze_towers()
+    else:
+        backbone.freeze_layers(args.freeze_layer_num)
     if saved is None and starts_from_scratch(args) and args.freeze_layer_num >= 0:
         notes.append(
             f"--freeze_layer_num {args.freeze_layer_num} freezes random embeddings: {args.pretrained_clip_name} starts "
             "from scratch, which needs --freeze_layer_num -1"
         )
-    return model, weights, notes
 
 
-def _clip_of(args: argparse.Namespace, saved: Mapping[str, Any], image: bool) -> CLIP:
-    """The CLIP of a checkpoint, its weights still to come. InputError where its sizes are not those of its weights."""
-    sizes = ClipSizes(**saved["clip_sizes"])
-    check_given(sizes, args.clip_activation, args.clip_heads, "the checkpoint's CLIP")
-    own = {name.removeprefix("clip."): tensor for name, tensor in saved["model"].items() if name.startswith("clip.")}
-    check_fit(
-        empty_clip(sizes, vision=image),
-        {name: tensor for name, tensor in own.items() if not name.startswith("visual.neighbours.")},
-        "the checkpoint",
-    )
-    return CLIP(sizes, args.linear_patch, vision=image)
+def _emotion_fusion(args: argparse.Namespace, dim: int, backbone: Backbone) -> EmotionChannel | EmotionToken:
+    if args.emotion_fusion == "token":
+        assert backbone.token_width is not None, "the needs were checked when the towers were loaded"
+        return EmotionToken(dim, backbone.token_width)
+    first = backbone.first_convolution()
+    assert first is not None, "the needs were checked when the towers were loaded"
+    return EmotionChannel(dim, backbone.image_input.size, first)
 
 
 def complete_arguments(args: argparse.Namespace) -> None:
@@ -125,7 +129,7 @@ def check_nothing_is_untrained(args: argparse.Namespace, model: nn.Module) -> No
             f"--do_eval without --init_model scores CLIP as it is loaded, but {args.pretrained_clip_name} starts from "
             "scratch: give the checkpoint to evaluate (--init_model), or a CLIP with weights"
         )
-    parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()} - {"clip"})
+    parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()} - {"backbone"})
     if parts:
         raise InputError(
             f"--do_eval without --init_model scores CLIP as it is, but these flags add parts that nothing has trained "
@@ -144,11 +148,11 @@ def emotion_encoder_name(args: argparse.Namespace) -> str:
 
 
 def _emotion_vectors(
-    args: argparse.Namespace, words: Sequence[str], clip: CLIP, tokenizer: Tokenizer, saved: Mapping[str, Any] | None
+    args: argparse.Namespace, words: Sequence[str], backbone: Backbone, saved: Mapping[str, Any] | None
 ) -> EmotionVectors:
     encoder = emotion_encoder_name(args)
     if encoder == "learned":
-        return EmotionVectors(words, dim=clip.sizes.embed_dim)
+        return EmotionVectors(words, dim=backbone.embed_dim)
     if saved is not None:
         rows = saved["model"].get("emotion_vectors.rows")
         if rows is None or rows.ndim != 2 or len(rows) != 1 + len(words) or not rows.is_floating_point():
@@ -157,22 +161,23 @@ def _emotion_vectors(
                 f"the checkpoint has {len(words)} emotion words, which need {1 + len(words)} rows: {found}"
             )
         return EmotionVectors(words, rows)
-    vectors = bert_vectors(words, args.bert_name) if encoder == "bert" else clip_vectors(words, clip, tokenizer)
-    return EmotionVectors(words, vectors)
+    return EmotionVectors(
+        words, bert_vectors(words, args.bert_name) if encoder == "bert" else clip_vectors(words, backbone)
+    )
 
 
 def _aggregator_and_similarity(
-    args: argparse.Namespace, clip: CLIP, saved: Mapping[str, Any] | None, notes: list[str]
+    args: argparse.Namespace, backbone: Backbone, saved: Mapping[str, Any] | None, notes: list[str]
 ) -> tuple[MeanP | SeqLSTM | SeqTransf, PooledSimilarity | TokenSimilarity]:
-    dim, layers = clip.sizes.embed_dim, args.cross_num_hidden_layers
+    dim, layers = backbone.embed_dim, args.cross_num_hidden_layers
     if args.sim_header == "tightTransf":
         cross_encoder = TightTransf(dim, layers, args.max_frames)
-        _start_from_clip(cross_encoder, args, clip, saved, notes)
+        _start_from_text(cross_encoder, args, backbone, saved, notes)
         return MeanP(), TightSimilarity(cross_encoder)
     if args.sim_header == "seqTransf":
-        tokens_per_frame = 1 if args.visual_tokens == "cls" else clip.sizes.grid**2
+        tokens_per_frame = 1 if args.visual_tokens == "cls" else backbone.patches
         transformer = SeqTransf(dim, layers, args.max_frames, tokens_per_frame)
-        _start_from_clip(transformer, args, clip, saved, notes)
+        _start_from_text(transformer, args, backbone, saved, notes)
         aggregator: MeanP | SeqLSTM | SeqTransf = transformer
     else:
         aggregator = SeqLSTM(dim) if args.sim_header == "seqLSTM" else MeanP()
@@ -181,18 +186,16 @@ def _aggregator_and_similarity(
     return aggregator, TokenSimilarity(dim, args.interaction, args.wti_arch)
 
 
-def _start_from_clip(
+def _start_from_text(
     part: SeqTransf | TightTransf,
     args: argparse.Namespace,
-    clip: CLIP,
+    backbone: Backbone,
     saved: Mapping[str, Any] | None,
     notes: list[str],
 ) -> None:
-    """Start the aggregator's transformer from CLIP's first text layers, or say that it starts afresh."""
-    if saved is None and not start_from_clip_text(part.transformer, part.positions, clip):
+    """Start the aggregator's transformer from the first text layers, or say that it starts afresh."""
+    if saved is None and not start_from_text_tower(part.transformer, part.positions, backbone):
         notes.append(
-            f"--sim_header {args.sim_header} starts afresh: CLIP's text tower has {clip.sizes.text_layers} layers of "
-            f"width {clip.sizes.text_width} ({clip.sizes.activation}, {clip.sizes.heads[1]} heads), the aggregator "
-            f"{len(part.transformer.resblocks)} of {clip.sizes.embed_dim} (quick_gelu, "
-            f"{heads_for(clip.sizes.embed_dim)} heads)"
+            f"--sim_header {args.sim_header} starts afresh: its {len(part.transformer.resblocks)} layers of width "
+            f"{backbone.embed_dim} (quick_gelu, {heads_for(backbone.embed_dim)} heads) are not like the text tower's"
         )

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ MODEL_FLAGS = {  # flags that make the model, whatever it is trained or evaluate
     "text_pool_type",
     "max_captions",
     "max_frames",
+    "embed_dim",
     "branches",
     "fusion",
 }
@@ -48,7 +50,7 @@ def model_state(model: IEF, args: argparse.Namespace) -> dict[str, Any]:
         "format": FORMAT,
         "model": model.state_dict(),
         "arguments": dict(vars(args)),
-        "clip_sizes": dataclasses.asdict(model.clip.sizes),
+        "backbone": model.backbone.recipe(),
         "emotion_words": vectors.words if vectors is not None else [],
     }
 
@@ -89,10 +91,19 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = f"format {state.get('format')}" if isinstance(state, dict) else type(state).__name__
         raise InputError(f"{path}: not a checkpoint of this program (found {found}, expected format {FORMAT})")
+    state = _renamed(state)
     wrong = [*_wrong_parts(state, MODEL_PARTS), *_wrong_arguments(state.get("arguments"))]
     if wrong:
         raise InputError(f"{path}: a damaged or altered checkpoint: {'; '.join(wrong[:5])}")
     return state
+
+
+def _renamed(state: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint, also where it is from when there was one source of towers, called clip."""
+    if "clip_sizes" not in state or not _is_dict(torch.Tensor, state.get("model")):
+        return state
+    model = {re.sub(r"^clip\.", "backbone.", name): tensor for name, tensor in state["model"].items()}
+    return state | {"model": model, "backbone": {"source": "openai", "sizes": state["clip_sizes"]}}
 
 
 def _is_dict(of: type, value: object) -> bool:
@@ -117,11 +128,19 @@ def _are_sizes(value: object) -> bool:
     return all(number is None or width % number == 0 for number, width in zip(heads, widths, strict=True))
 
 
+def _is_recipe(value: object) -> bool:
+    """Whether it names its source; what else a source needs is checked where it is restored, but OpenAI's sizes here."""
+    if not _is_dict(object, value):
+        return False
+    assert isinstance(value, dict)
+    return isinstance(value.get("source"), str) and (value["source"] != "openai" or _are_sizes(value.get("sizes")))
+
+
 # What a checkpoint holds: (whether a value is that, what is expected).
 MODEL_PARTS = {
     "model": (lambda value: _is_dict(torch.Tensor, value) and value, "names to tensors"),
     "arguments": (lambda value: _is_dict(object, value), "flags by name"),
-    "clip_sizes": (_are_sizes, "the sizes of a CLIP"),
+    "backbone": (_is_recipe, "what makes a pair of towers"),
     "emotion_words": (
         lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
         "a list of words",
@@ -226,7 +245,9 @@ def take_over(
         raise InputError(f"{path}: a damaged or altered checkpoint: {first_line(error)}") from error
 
 
-def check_resumable(path: str | os.PathLike[str], state: Mapping[str, Any], args: argparse.Namespace) -> None:
+def check_resumable(
+    path: str | os.PathLike[str], state: Mapping[str, Any], args: argparse.Namespace, given: set[str]
+) -> None:
     """InputError where resuming could not give the run that was not interrupted: says which flag, and how."""
     if "optimizer" not in state:
         raise InputError(f"{path}: holds a model only; resume from checkpoint_last.pt, or use --init_model")
@@ -240,7 +261,8 @@ def check_resumable(path: str | os.PathLike[str], state: Mapping[str, Any], args
         )
     own = vars(args)
     for name, old in state["arguments"].items():
-        if name not in NOT_CHECKED_ON_RESUME and name in own and own[name] != old:
+        by_the_tower = name in ("max_words", "max_caption_words") and name not in given  # where its context is less
+        if name not in NOT_CHECKED_ON_RESUME and name in own and own[name] != old and not by_the_tower:
             raise InputError(f"{path}: was written with --{name} {old}, this run has {own[name]}")
     best = Path(args.output_dir) / "checkpoint_best.pt"
     if state["progress"]["best_epoch"] >= 0 and not best.is_file():

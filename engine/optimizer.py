@@ -6,22 +6,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from modules.ief_model import IEF
+
 
 def parameter_groups(
-    model: nn.Module, lr: float, coef_lr: float, fusion_lr: float, weight_decay: float
+    model: IEF, lr: float, coef_lr: float, fusion_lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """AdamW's groups over the trainable parameters of an IEF model; each has `name` and its peak rate `peak_lr`.
+    """AdamW's groups over the model's trainable parameters; each has `name` and its peak rate `peak_lr`.
 
-    CLIP's own parameters at lr * coef_lr, the weights of QI and QC at fusion_lr without decay, all others at lr. No
+    The towers' own parameters at lr * coef_lr, the weights of QI and QC at fusion_lr without decay, all others at lr. No
     decay on biases, norms, the logit scale and θ.
     """
     rates = {"clip": lr * coef_lr, "new": lr, "fusion": fusion_lr}
-    norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
+    norms = {id(p) for module in model.modules() if _is_norm(module) for p in module.parameters(recurse=False)}
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        kind = "fusion" if name.startswith("fusion.") else "clip" if _is_clips_own(name) else "new"
+        kind = "fusion" if name.startswith("fusion.") else "clip" if _is_towers_own(model, name) else "new"
         leaf = name.split(".")[-1]
         decayed = not (kind == "fusion" or id(parameter) in norms or "bias" in leaf or leaf == "logit_scale")
         key = f"{kind} {'decayed' if decayed else 'undecayed'}"
@@ -38,8 +40,14 @@ def parameter_groups(
     return list(groups.values())
 
 
-def _is_clips_own(name: str) -> bool:
-    return name.startswith("clip.") and ".neighbours." not in name
+def _is_norm(module: nn.Module) -> bool:
+    """Whether it scales what it normalises; other people's towers bring classes of their own, such as RMSNorm."""
+    return "norm" in type(module).__name__.lower()
+
+
+def _is_towers_own(model: IEF, name: str) -> bool:
+    own = name.removeprefix("backbone.")
+    return own != name and not model.backbone.is_new(own)
 
 
 def make_optimizer(groups: list[dict[str, Any]]) -> torch.optim.AdamW:

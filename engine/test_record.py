@@ -25,7 +25,6 @@ from evaluation.eval_loop import (
 )
 from evaluation.query_record import BestMemes, QueryRecord
 from modules.ief_model import IEF
-from modules.tokenizer import Tokenizer
 from util import write_json
 
 
@@ -108,7 +107,7 @@ def word_weights(model: IEF, encoded: EncodedSplit, data: SplitData) -> list[lis
     """
     if getattr(model.image_similarity, "word_weights", None) is None:
         return [[] for _ in range(len(data.queries))]
-    tokenizer, weights = Tokenizer(), encoded.queries["word_weight"].float().cpu().numpy()
+    tokenizer, weights = model.backbone.tokenizer, encoded.queries["word_weight"].float().cpu().numpy()
     words = []
     for query in range(len(data.queries)):
         start = 0

@@ -27,7 +27,7 @@ from modules.ief_model import IEF
 from util import InputError, set_seed
 
 QI_PARTS = (
-    "clip.visual.",
+    "backbone.visual.",
     "emotion_vectors.",
     "emotion_fusion.",
     "caption_attention.",
@@ -255,7 +255,7 @@ class Trainer:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        self.model.clip.clamp_logit_scale()
+        self.model.backbone.clamp_logit_scale()
         return sums
 
     def _checked(self, stage: Stage, tensors: dict[str, torch.Tensor]) -> dict[str, float]:

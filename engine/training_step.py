@@ -62,7 +62,7 @@ class TrainingStep(nn.Module):
             column_positives = self._positives(everyone, own).T
 
         batch_size = len(everyone["topic"])
-        scale = self.model.clip.logit_scale.exp()
+        scale = self.model.backbone.logit_scale.exp()
         losses = {}
         for name in names:
             row_losses = info_nce(scale * rows[name], row_positives)

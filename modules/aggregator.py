@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from modules.backbones.openai import CLIP
+from modules.backbones.protocol import Backbone
 from modules.transformer import Transformer, heads_for
 
 
@@ -74,21 +74,14 @@ class TightTransf(nn.Module):
         return torch.tanh(self.score(torch.tanh(self.pooler(out[:, 0]))))[:, 0]
 
 
-def start_from_clip_text(transformer: Transformer, positions: FramePositions, clip: CLIP) -> bool:
-    """Copy CLIP's first text layers and positions into a new transformer of the same width.
-
-    Returns True where that was done, False where the widths differ, CLIP has fewer layers, or its layers compute
-    something else from the same weights (another activation or number of heads).
-    """
-    layers, sizes = len(transformer.resblocks), clip.sizes
-    if sizes.text_width != sizes.embed_dim or sizes.text_layers < layers:
+def start_from_text_tower(transformer: Transformer, positions: FramePositions, backbone: Backbone) -> bool:
+    """Copy the backbone's first text layers and positions into a new transformer: whether it has such as fit."""
+    start = backbone.text_start(len(transformer.resblocks))
+    if start is None:
         return False
-    if sizes.activation != "quick_gelu" or sizes.heads[1] != heads_for(sizes.text_width):
-        return False
-    transformer.load_state_dict(
-        {name: tensor for name, tensor in clip.transformer.state_dict().items() if int(name.split(".")[1]) < layers}
-    )
-    known = clip.positional_embedding[: len(positions.embedding)]  # --max_frames may be more than CLIP's context
+    state, known = start
+    transformer.load_state_dict(state)
+    known = known[: len(positions.embedding)]  # --max_frames may be more than the tower's context
     with torch.no_grad():
         positions.embedding[: len(known)].copy_(known)
     return True

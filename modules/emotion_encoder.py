@@ -9,9 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from modules.backbones.openai import CLIP, ClipSizes
-from modules.tokenizer import Tokenizer
-from modules.transformer import take_last_word
+from modules.backbones.protocol import Backbone
 from util import InputError
 
 NONE, UNKNOWN = "none", "unknown"  # the two reserved entries, at index 0 and 1
@@ -56,40 +54,45 @@ class EmotionVectors(nn.Module):
 
 
 class EmotionChannel(nn.Module):
-    """The published design: A = reshape(W u + b), a fourth channel of the patch embedding.
+    """The published design: A = reshape(W u + b), a fourth channel of the image tower's first convolution.
 
-    conv_e starts at zero: the network starts exactly as CLIP. W does not, else neither would ever move.
+    conv_e, made like that convolution, starts at zero: the network starts exactly as it was. W does not, else neither
+    would ever move.
     """
 
-    def __init__(self, dim: int, sizes: ClipSizes) -> None:
+    def __init__(self, dim: int, image_size: int, first: nn.Conv2d) -> None:
         super().__init__()
-        self.image_size = sizes.image_size
-        self.to_plane = nn.Linear(dim, sizes.image_size**2)
-        self.conv_e = nn.Conv2d(1, sizes.vision_width, sizes.patch_size, stride=sizes.patch_size, bias=False)
+        self.image_size = image_size
+        self.to_plane = nn.Linear(dim, image_size**2)
+        self.conv_e = type(first)(
+            1,
+            first.out_channels,
+            first.kernel_size,
+            stride=first.stride,
+            padding=first.padding,
+            dilation=first.dilation,
+            bias=False,
+        )
         nn.init.zeros_(self.conv_e.weight)
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
-        """u (B, d) -> what is added to the patch embeddings: (B, P, vision width)."""
-        plane = self.to_plane(u).view(-1, 1, self.image_size, self.image_size)
-        return self.conv_e(plane).flatten(2).transpose(1, 2)
+        """u (B, d) -> what is added to the first convolution's output: (B, C, h, w)."""
+        return self.conv_e(self.to_plane(u).view(-1, 1, self.image_size, self.image_size))
 
 
 class EmotionToken(nn.Linear):
-    """u (B, d) -> one further token of the vision transformer: (B, vision width)."""
-
-    def __init__(self, dim: int, sizes: ClipSizes) -> None:
-        super().__init__(dim, sizes.vision_width)
+    """u (B, d) -> one further token of the image tower's sequence: (B, width)."""
 
 
 @torch.no_grad()
-def clip_vectors(words: Iterable[str], clip: CLIP, tokenizer: Tokenizer) -> torch.Tensor:
-    """End-of-text features of `none` and the words, from the text tower as it is now: (1 + n, embed_dim)."""
-    ids = [tokenizer.tokenize(word, clip.sizes.context_length)[0] for word in [NONE, *words]]
+def clip_vectors(words: Iterable[str], backbone: Backbone) -> torch.Tensor:
+    """Sentence features of `none` and the words, from the text tower as it is now: (1 + n, its width)."""
+    ids = [backbone.tokenizer.tokenize(word, backbone.context_length)[0] for word in [NONE, *words]]
     padded = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
     for row, tokens in zip(padded, ids, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
     mask = torch.tensor([[i < len(tokens) for i in range(padded.shape[1])] for tokens in ids])
-    return take_last_word(clip.encode_text(padded), mask)
+    return backbone.text_features(padded, mask)[1]
 
 
 @torch.no_grad()

@@ -1,22 +1,23 @@
-"""IEF: CLIP, QI and QC joined. Finished parts come in, named features and scores go out.
+"""IEF: two towers, QI and QC joined. Finished parts come in, named features and scores go out.
 
 B batch, L words, F frames, P patches, K captions, V visual tokens, d embedding width; Q queries, M memes.
 """
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modules.backbones.openai import CLIP
+from modules.backbones.protocol import Backbone
 from modules.caption_attention import CaptionAttention, mask_drawn_caption
 from modules.caption_similarity import CaptionPooling
 from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
 from modules.fusion import Fusion
 from modules.image_similarity import PooledSimilarity, TokenSimilarity
-from modules.transformer import masked_mean, take_last_word
+from modules.transformer import masked_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class IEF(nn.Module):
     def __init__(
         self,
         wiring: Wiring,
-        clip: CLIP,
+        backbone: Backbone,
         emotion_vectors: EmotionVectors | None = None,
         emotion_fusion: EmotionChannel | EmotionToken | None = None,
         caption_attention: CaptionAttention | None = None,
@@ -44,11 +45,10 @@ class IEF(nn.Module):
         image_similarity: PooledSimilarity | TokenSimilarity | None = None,
         caption_pooling: CaptionPooling | None = None,
         fusion: Fusion | None = None,
-        normalise: Callable[[torch.Tensor, torch.dtype], torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.wiring = wiring
-        self.clip = clip
+        self.backbone = backbone
         self.emotion_vectors = emotion_vectors
         self.emotion_fusion = emotion_fusion
         self.caption_attention = caption_attention
@@ -56,29 +56,28 @@ class IEF(nn.Module):
         self.image_similarity = image_similarity
         self.caption_pooling = caption_pooling
         self.fusion = fusion
-        self.normalise = normalise
         # bfloat16 or float16: the two towers run in it, all else in the weights' precision
         self.tower_dtype: torch.dtype | None = None
 
     def _tower(
-        self, function: Callable[..., torch.Tensor], first: torch.Tensor, *others: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Run a tower of CLIP in `tower_dtype`; what comes out has the weights' precision."""
+        self, function: Callable[..., tuple[torch.Tensor, Any]], first: torch.Tensor, *others: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Any]:
+        """Run a tower in `tower_dtype`: its two features, which come out in the weights' precision."""
         with torch.autocast(first.device.type, self.tower_dtype, enabled=self.tower_dtype is not None):
-            out = function(first, *others)
-        return out.to(self.clip.logit_scale.dtype)
+            one, other = function(first, *others)
+        dtype = self.backbone.logit_scale.dtype
+        return one.to(dtype), None if other is None else other.to(dtype)
 
     def encode_queries(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Token ids and mask (B, L) -> what `similarities` reads of a query, computed once per query.
 
-        `sentence` (B, d): the end-of-text feature at length 1; with a token interaction also `words` (B, L, d) and
+        `sentence` (B, d): the sentence feature at length 1; with a token interaction also `words` (B, L, d) and
         `word_weight` (B, L).
         """
-        words = self._tower(self.clip.encode_text, ids)
-        return self._query_side(words, mask)
+        words, sentence = self._tower(self.backbone.encode_text, ids, mask)
+        return self._query_side(words, sentence, mask)
 
-    def _query_side(self, words: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        sentence = take_last_word(words, mask)
+    def _query_side(self, words: torch.Tensor, sentence: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         features = {"sentence": F.normalize(sentence, dim=-1)}
         if self.image_similarity is not None:
             features |= self.image_similarity.query_side(words, mask, sentence)
@@ -101,24 +100,33 @@ class IEF(nn.Module):
         if image and self.image_similarity is not None:
             attended = present
             if "drawn_caption" in batch:
-                assert words is not None and present is not None, "captions are drawn of those that are read"
+                assert words is not None and sentences is not None and present is not None, (
+                    "captions are drawn of those"
+                )
                 attended = mask_drawn_caption(present, batch["drawn_caption"])
-                features |= self._drawn_queries(words, batch["caption_mask"], present, batch["drawn_caption"])
+                features |= self._drawn_queries(
+                    words, sentences, batch["caption_mask"], present, batch["drawn_caption"]
+                )
             features |= self._image(batch, sentences, attended)
         return features
 
     def _captions(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """ids, mask (B, K, L) -> the present captions' words (N, L, d), end-of-text features (B, K, d), mask (B, K)."""
+        """ids, mask (B, K, L) -> the present captions' words (N, L, d), sentence features (B, K, d), mask (B, K)."""
         present = mask.any(dim=2)
         encoded = present.clone()
         encoded[0, 0] |= ~present.any()  # the tower never runs on nothing; what it then gives is masked everywhere
-        words = self._tower(self.clip.encode_text, ids[encoded])
-        sentences = words.new_zeros(*present.shape, words.shape[-1])
-        sentences[encoded] = take_last_word(words, mask[encoded])
+        words, sentence = self._tower(self.backbone.encode_text, ids[encoded], mask[encoded])
+        sentences = sentence.new_zeros(*present.shape, sentence.shape[-1])
+        sentences[encoded] = sentence
         return words, sentences, present
 
     def _drawn_queries(
-        self, words: torch.Tensor, mask: torch.Tensor, present: torch.Tensor, drawn: torch.Tensor
+        self,
+        words: torch.Tensor,
+        sentences: torch.Tensor,
+        mask: torch.Tensor,
+        present: torch.Tensor,
+        drawn: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """The captions number `drawn` (B,) of the memes as queries; -1 gives a row with `drawn_present` False."""
         slot = drawn.clamp(min=0)
@@ -126,7 +134,7 @@ class IEF(nn.Module):
         place = (present.flatten().cumsum(0) - 1).view(present.shape)[row, slot].clamp(min=0)
         drawn_mask = mask[row, slot].clone()
         drawn_mask[:, 0] = True
-        features = self._query_side(words[place], drawn_mask)
+        features = self._query_side(words[place], sentences[row, slot], drawn_mask)
         return {f"drawn_{name}": tensor for name, tensor in features.items()} | {"drawn_present": drawn >= 0}
 
     def _image(
@@ -152,14 +160,13 @@ class IEF(nn.Module):
         if self.emotion_fusion is not None:
             assert self.emotion_vectors is not None
             embedded = self.emotion_fusion(self.emotion_vectors(emotions))[meme_of_frame]
-            if embedded.ndim == 3:
+            if embedded.ndim == 4:
                 patch_bias = embedded
             else:
                 extra_token = embedded
-        assert self.normalise is not None
-        pixels = self.normalise(pixels, self.clip.logit_scale.dtype)
-        out = self._tower(self.clip.visual, pixels, patch_bias, extra_token, meme_of_frame)
-        out = out[:, :1] if self.wiring.visual_tokens == "cls" else out[:, 1:]
+        pixels = self.backbone.normalise(pixels, self.backbone.logit_scale.dtype)
+        pooled, patches = self._tower(self.backbone.encode_image, pixels, patch_bias, extra_token, meme_of_frame)
+        out = pooled[:, None] if self.wiring.visual_tokens == "cls" else patches
         tokens = out.new_zeros(*frame_mask.shape, *out.shape[1:])
         tokens[frame_mask] = out
         return tokens.flatten(1, 2), frame_mask.repeat_interleave(out.shape[1], dim=1)

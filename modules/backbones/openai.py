@@ -6,21 +6,26 @@ Attribute names are those of the published checkpoint, so that its state dict lo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from modules.backbones.protocol import START_LOGIT_SCALE, Backbone, ImageInput
 from modules.backbones.published import PUBLISHED, path_of
 from modules.backbones.weights_file import WeightsFile, read_weights
-from modules.transformer import Transformer, heads_for
+from modules.tokenizer import Tokenizer
+from modules.transformer import Transformer, heads_for, take_last_word
 from util import InputError, sha256_of
 
-MAX_LOGIT_SCALE = math.log(100)
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, RGB in 0..1
+STD = (0.26862954, 0.26130258, 0.27577711)
 VOCABULARY = 49408  # of CLIP's tokenizer, the one that there is (modules/tokenizer.py)
 MAX_LAYERS = 128  # of a tower that is read from a file; those that are known have up to 48
 
@@ -109,6 +114,7 @@ TINY = ClipSizes(
     text_layers=3,
 )
 FROM_SCRATCH = {"ViT-tiny/8": TINY}
+clip_tokenizer = functools.cache(Tokenizer)  # one for all: its merge table takes a moment
 # The tensors that the sizes are read from, with their numbers of axes.
 SIZED = {
     "visual.conv1.weight": 4,
@@ -145,14 +151,14 @@ class VisionTransformer(nn.Module):
     ) -> torch.Tensor:
         """Encode N frames.
 
-        patch_bias (N, P, width): added to the patch embeddings. extra_token (N, width): one more token of the
-        sequence; its output is dropped. meme_of_frame (N,): which frames are neighbours (`linear_patch` 3d).
+        patch_bias (N, width, grid, grid): added to the patch embeddings. extra_token (N, width): one more token of
+        the sequence; its output is dropped. meme_of_frame (N,): which frames are neighbours (`linear_patch` 3d).
         """
         x = self.conv1(pixels).flatten(2).transpose(1, 2)
         if self.neighbours is not None:
             x = x + self.neighbours(pixels, meme_of_frame)
         if patch_bias is not None:
-            x = x + patch_bias
+            x = x + patch_bias.flatten(2).transpose(1, 2)
         cls = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)
         if extra_token is not None:
@@ -182,14 +188,19 @@ class NeighbourFrames(nn.Module):
         return (self.before(before) + self.after(after)).flatten(2).transpose(1, 2)
 
 
-class CLIP(nn.Module):
+class CLIP(Backbone):
     """Both towers. `vision=False` leaves the image tower out (branch QC alone)."""
 
     visual: VisionTransformer  # absent without `vision`
+    new_parts = ("visual.neighbours.",)
 
     def __init__(self, sizes: ClipSizes, linear_patch: str = "2d", vision: bool = True) -> None:
         super().__init__()
         self.sizes = sizes
+        self.embed_dim, self.context_length = sizes.embed_dim, sizes.context_length
+        self.image_input = ImageInput(sizes.image_size, MEAN, STD)
+        self.patches = sizes.grid**2
+        self.tokenizer = clip_tokenizer()
         width = sizes.text_width
         if vision:
             self.visual = VisionTransformer(sizes, linear_patch)
@@ -198,34 +209,62 @@ class CLIP(nn.Module):
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(sizes.context_length, width))
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, sizes.embed_dim))
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_scale = nn.Parameter(torch.tensor(START_LOGIT_SCALE))
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
-    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
-        """Token ids (N, L) -> word features (N, L, embed_dim).
+    def text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and mask (N, L) -> words (N, L, embed_dim), the end token's feature (N, embed_dim).
 
         Attention is causal: what stands after a text's end token changes nothing before it.
         """
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
-        return self.ln_final(self.transformer(x)) @ self.text_projection
+        words = self.ln_final(self.transformer(x)) @ self.text_projection
+        return words, take_last_word(words, mask)
 
-    def freeze_layers(self, number: int) -> None:
-        """Freeze the embeddings and the first `number` blocks of both towers; -1 freezes nothing."""
-        if number < 0:
-            return
-        frozen = [self.token_embedding.weight, self.positional_embedding]
-        frozen += self.transformer.resblocks[:number].parameters()
+    def image_features(
+        self,
+        pixels: torch.Tensor,
+        patch_bias: torch.Tensor | None = None,
+        extra_token: torch.Tensor | None = None,
+        meme_of_frame: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised pixels (N, 3, H, W) -> CLS output (N, embed_dim), patches (N, P, embed_dim)."""
+        out = self.visual(pixels, patch_bias, extra_token, meme_of_frame)
+        return out[:, 0], out[:, 1:]
+
+    @property
+    def token_width(self) -> int:
+        return self.sizes.vision_width
+
+    def layers(self) -> tuple[list[nn.Parameter], list[list[nn.Module]]]:
+        embeddings = [self.token_embedding.weight, self.positional_embedding]
+        towers = [list(self.transformer.resblocks)]
         if hasattr(self, "visual"):
             visual = self.visual
-            frozen += [visual.class_embedding, visual.positional_embedding, *visual.conv1.parameters()]
-            frozen += [*visual.ln_pre.parameters(), *visual.transformer.resblocks[:number].parameters()]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+            embeddings += [visual.class_embedding, visual.positional_embedding]
+            embeddings += [*visual.conv1.parameters(), *visual.ln_pre.parameters()]
+            towers.append(list(visual.transformer.resblocks))
+        return embeddings, towers
 
-    @torch.no_grad()
-    def clamp_logit_scale(self) -> None:
-        """Keep the temperature within CLIP's bound: logits are at most 100 times a cosine."""
-        self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+    def freeze_unreached(self, patches: bool) -> None:
+        """Nothing: every parameter takes part in every feature."""
+
+    def recipe(self) -> dict[str, Any]:
+        return {"source": "openai", "sizes": dataclasses.asdict(self.sizes)}
+
+    def text_start(self, layers: int) -> tuple[dict[str, torch.Tensor], torch.Tensor] | None:
+        """The first text layers and positions; None where the widths differ or they compute something else.
+
+        That is with fewer layers, another activation or another number of heads than IEF's new transformers have.
+        """
+        sizes = self.sizes
+        if sizes.text_width != sizes.embed_dim or sizes.text_layers < layers:
+            return None
+        if sizes.activation != "quick_gelu" or sizes.heads[1] != heads_for(sizes.text_width):
+            return None
+        state = self.transformer.state_dict()
+        state = {name: tensor for name, tensor in state.items() if int(name.split(".")[1]) < layers}
+        return state, self.positional_embedding.detach()
 
 
 def published_note(path: str | os.PathLike[str]) -> str:

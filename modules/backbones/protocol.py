@@ -1,0 +1,254 @@
+"""What IEF asks of a pair of towers. Each file beside this one is a source of them; nothing else knows which is in use.
+
+N items, L words, P patches, d the common width of images and texts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import nn
+
+from util import InputError
+
+MAX_LOGIT_SCALE = math.log(100)
+START_LOGIT_SCALE = math.log(1 / 0.07)
+
+
+class TextTokenizer(Protocol):
+    """Texts to token ids, as the text tower was trained to read them."""
+
+    def tokenize(self, text: str, max_tokens: int) -> tuple[list[int], int]:
+        """(ids, cut): the ids with what starts and ends a text, at most `max_tokens`; how many were lost to that.
+
+        A longer text keeps its end.
+        """
+        ...
+
+    def pieces(self, ids: Iterable[int]) -> list[tuple[str, int]]:
+        """Token ids -> [(text, number of tokens)], a text per token or per group of tokens that share a character."""
+        ...
+
+    def unreadable(self, ids: Sequence[int]) -> int:
+        """How many of the ids are no word or part of one to the tower: unknown, or bytes of a character."""
+        ...
+
+
+class ImageInput(NamedTuple):
+    """How an image tower was trained to see: RGB in 0..1, resized to a square, less the mean, by the deviation."""
+
+    size: int  # pixels a side
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"  # or bilinear
+
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The colour that is 0 to the tower, or nearly: 0..255."""
+        red, green, blue = (round(255 * channel) for channel in self.mean)
+        return red, green, blue
+
+
+class Needs(NamedTuple):
+    """What a setting asks of towers beyond their pooled features."""
+
+    vision: bool = True  # an image tower at all
+    emotion: str = "none"  # channel, token or none
+    patches: bool = False
+
+
+class Backbone(nn.Module):
+    """A text tower and, as `visual`, an image tower, which give features of one width.
+
+    A source sets the attributes and writes `text_features`, `image_features`, `layers`, `recipe` and, where it can
+    take a token, `token_width`. The towers run without their own dropout, drop path and batch statistics, in training
+    too: `train` has no effect on them.
+    """
+
+    visual: nn.Module  # absent where a setting needs no images
+    logit_scale: nn.Parameter
+    tokenizer: TextTokenizer
+    embed_dim: int  # d
+    context_length: int  # the most tokens of a text, start and end included
+    image_input: ImageInput
+    patches: int  # P
+    frozen_by_default: bool = False  # whether only `--tune_towers` trains the towers
+    new_parts: tuple[str, ...] = ()  # prefixes of the parameters that no published weights belong to
+
+    def train(self, mode: bool = True) -> Backbone:
+        return super().train(False)
+
+    # --- what the towers compute
+
+    def text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and mask (N, L) -> words (N, L, w), sentence (N, w), as the text tower gives them.
+
+        `sentence` is what the tower's authors pool. What `words` holds where the mask is False means nothing.
+        """
+        raise NotImplementedError
+
+    def image_features(
+        self,
+        pixels: torch.Tensor,
+        patch_bias: torch.Tensor | None = None,
+        extra_token: torch.Tensor | None = None,
+        meme_of_frame: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Normalised pixels (N, 3, H, W) -> pooled (N, v), patches (N, P, v) or None, as the image tower gives them.
+
+        patch_bias (N, C, h, w): added to what the first convolution gives. extra_token (N, token_width): one more
+        token of the sequence, whose own output is dropped. meme_of_frame (N,): which frames are of one meme.
+        """
+        raise NotImplementedError
+
+    def project_text(self, features: torch.Tensor) -> torch.Tensor:
+        """Features of the text tower (..., w) -> (..., d); the towers of most sources end in the common space."""
+        return features
+
+    def project_image(self, features: torch.Tensor) -> torch.Tensor:
+        """Features of the image tower (..., v) -> (..., d)."""
+        return features
+
+    def encode_text(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and mask (N, L) -> words (N, L, d), sentence (N, d)."""
+        words, sentence = self.text_features(ids, mask)
+        return self.project_text(words), self.project_text(sentence)
+
+    def encode_image(
+        self,
+        pixels: torch.Tensor,
+        patch_bias: torch.Tensor | None = None,
+        extra_token: torch.Tensor | None = None,
+        meme_of_frame: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Normalised pixels (N, 3, H, W) -> pooled (N, d), patches (N, P, d); see `image_features`."""
+        pooled, patches = self.image_features(pixels, patch_bias, extra_token, meme_of_frame)
+        return self.project_image(pooled), None if patches is None else self.project_image(patches)
+
+    def normalise(self, pixels: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """uint8 pixels (..., 3, H, W) on any device -> what the image tower reads, in `dtype`."""
+        if pixels.dtype != torch.uint8:
+            raise TypeError(f"normalise takes uint8 pixels, not {pixels.dtype}")
+        exact = torch.promote_types(dtype, torch.float32)
+        of_images = (self.image_input.mean, self.image_input.std)
+        mean, std = (torch.tensor(value, dtype=exact, device=pixels.device)[:, None, None] for value in of_images)
+        return pixels.to(exact).div_(255).sub_(mean).div_(std).to(dtype)
+
+    # --- how emotions enter
+
+    def first_convolution(self) -> nn.Conv2d | None:
+        """The convolution over the pixels, which an emotion channel joins; None where the tower has none."""
+        convolutions = (module for module in self.visual.modules() if isinstance(module, nn.Conv2d))
+        first = next(convolutions, None)
+        return first if first is not None and first.in_channels == 3 and first.groups == 1 else None
+
+    @property
+    def token_width(self) -> int | None:
+        """The width of the image tower's tokens, one of which may be an emotion; None where it takes no further one."""
+        return None
+
+    def check(self, needs: Needs, name: str) -> None:
+        """InputError where the towers called `name` cannot do what a setting needs; they may lie on `meta`."""
+        if not needs.vision:
+            return
+        if needs.emotion == "token" and self.token_width is None:
+            raise InputError(
+                f"--emotion_fusion token: the image tower of {name} takes no further token (it is no plain sequence); "
+                "take channel or none"
+            )
+        if needs.emotion == "channel" and self.first_convolution() is None:
+            raise InputError(
+                f"--emotion_fusion channel: the image tower of {name} has no convolution over the pixels; "
+                f"take {'token or none' if self.token_width else 'none'}"
+            )
+        if needs.patches and not self.patches:
+            raise InputError(f"--visual_tokens patch: the image tower of {name} gives no features of patches; take cls")
+
+    # --- what is trained
+
+    def layers(self) -> tuple[list[nn.Parameter], list[list[nn.Module]]]:
+        """(the embeddings' parameters, the blocks of each tower in order), for `--freeze_layer_num`."""
+        raise NotImplementedError
+
+    def freeze_layers(self, number: int) -> None:
+        """Freeze the embeddings and the first `number` blocks of both towers; -1 freezes nothing."""
+        if number < 0:
+            return
+        embeddings, towers = self.layers()
+        blocks = [block for tower in towers for block in tower[:number]]
+        for parameter in [*embeddings, *(parameter for block in blocks for parameter in block.parameters())]:
+            parameter.requires_grad_(False)
+
+    def freeze_unreached(self, patches: bool) -> None:
+        """Freeze the parameters that no feature in use depends on, such as a pooling that `patches` does without.
+
+        The features of one word and one black image are asked for their gradients.
+        """
+        ids, mask = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
+        used = sum(feature.sum() for feature in self.encode_text(ids, mask))
+        if hasattr(self, "visual"):
+            pixels = torch.zeros(1, 3, self.image_input.size, self.image_input.size)
+            pooled, of_patches = self.encode_image(pixels)
+            used = used + (of_patches if patches and of_patches is not None else pooled).sum()
+        assert isinstance(used, torch.Tensor)
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if used.requires_grad:
+            gradients = torch.autograd.grad(used, trained, allow_unused=True)
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                if gradient is None and parameter is not self.logit_scale:
+                    parameter.requires_grad_(False)
+
+    def is_new(self, name: str) -> bool:
+        """Whether a parameter, by its name here, comes with no weights: it trains at the new parts' rate."""
+        return name.startswith(self.new_parts)
+
+    def tower_parameters(self, tower: str) -> Iterator[nn.Parameter]:
+        """Yields those of the `image` or the `text` tower; not the new parts, such as what projects its features."""
+        for name, parameter in self.named_parameters():
+            own = name != "logit_scale" and not self.is_new(name)
+            if own and name.startswith("visual.") == (tower == "image"):
+                yield parameter
+
+    def freeze_towers(self) -> None:
+        """Leave only the new parts and the logit scale to be trained."""
+        for parameter in [*self.tower_parameters("image"), *self.tower_parameters("text")]:
+            parameter.requires_grad_(False)
+
+    def is_frozen(self, tower: str) -> bool:
+        """Whether nothing of the `image` or of the `text` tower is trained."""
+        return not any(parameter.requires_grad for parameter in self.tower_parameters(tower))
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the temperature within CLIP's bound: logits are at most 100 times a cosine."""
+        self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+
+    # --- what is kept
+
+    def recipe(self) -> dict[str, Any]:
+        """What makes these towers again, but for their weights: plain values and tensors, `source` among them."""
+        raise NotImplementedError
+
+    def text_start(self, layers: int) -> tuple[dict[str, torch.Tensor], torch.Tensor] | None:
+        """The first text layers and positions, for an aggregator of `layers` layers (modules/aggregator.py) to start from.
+
+        None where they are none of IEF's own kind of layer.
+        """
+        return None
+
+
+@contextlib.contextmanager
+def added(module: nn.Module | None, bias: torch.Tensor | None) -> Iterator[None]:
+    """Within it, `bias` is added to what `module` gives."""
+    if module is None or bias is None:
+        yield
+        return
+    handle = module.register_forward_hook(lambda module, inputs, output: output + bias.to(output.dtype))
+    try:
+        yield
+    finally:
+        handle.remove()
