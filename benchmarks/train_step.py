@@ -56,12 +56,13 @@ def make_batch(sizes, batch_size, words, captions, device):
     }
 
 
+EMOTIONS = {"none": 0, "unknown": 1, "happy": 2}
+
+
 def make_model(flags):
     """IEF with its defaults on random weights of ViT-B/32, read from a file as any weights are."""
-    from dataloaders.image_transform import normalise
     from engine.arguments import parse_arguments
     from engine.build_model import build_model
-    from modules.tokenizer import Tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.pt"
@@ -69,7 +70,7 @@ def make_model(flags):
         heads = [str(width // 64) for width in (VIT_B_32.vision_width, VIT_B_32.text_width)]
         own = ["--pretrained_clip_name", str(path), "--clip_activation", "quick_gelu", "--clip_heads", *heads]
         args, _ = parse_arguments(["--do_train", "--output_dir", folder, *own, *flags])
-        model, _, _ = build_model(args, ["happy", "sad"], Tokenizer(), normalise)
+        model, _, _ = build_model(args, ["happy", "sad"])
     return args, model
 
 
@@ -100,9 +101,10 @@ def reading_loader(args, folder, options):
     from benchmarks.image_loading import draw_photograph
     from dataloaders import data_dataloaders
     from dataloaders.batch_plan import BatchPlan
+    from dataloaders.image_transform import PAD_COLOUR
     from dataloaders.meme_images import MemeImages
     from dataloaders.meme_records import Meme, Split
-    from modules.tokenizer import Tokenizer
+    from modules.backbones.openai import clip_tokenizer
 
     draw = np.random.default_rng(0)
     for number in range(FILES):
@@ -112,10 +114,19 @@ def reading_loader(args, folder, options):
     memes = [Meme(str(i), f"{i % FILES}.jpg", (text,) * options.captions, ("happy",), "") for i in range(size * steps)]
     own = np.arange(len(memes))
     split = Split("train", list(map(str, own)), [text] * len(memes), memes, own, own)
-    settings = {"size": VIT_B_32.image_size, "resize_mode": args.resize, "max_frames": 1, "slice_framepos": 2}
-    images = MemeImages(folder, settings)
+    images = MemeImages(
+        folder,
+        {
+            "size": VIT_B_32.image_size,
+            "resize_mode": args.resize,
+            "max_frames": 1,
+            "slice_framepos": 2,
+            "interpolation": "bicubic",
+            "pad_colour": PAD_COLOUR,
+        },
+    )
     args.num_thread_reader = options.readers
-    data, _ = data_dataloaders.tokenise(args, split, Tokenizer(), {"none": 0, "unknown": 1, "happy": 2}, images, True)
+    data, _ = data_dataloaders.tokenise(args, split, clip_tokenizer(), EMOTIONS, images, True)
     plan = BatchPlan(len(memes), size)
     return data_dataloaders.train_loader(args, data, plan, 0, 0, steps, options.device == "cuda")
 

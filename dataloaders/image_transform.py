@@ -30,7 +30,8 @@ def load_image(
 ) -> torch.Tensor:
     """The frames of an image file: uint8 (F, 3, size, size), contiguous; F = 1 for a still.
 
-    `resize_mode`, `interpolation` and `pad_colour` as in `resize`; `max_frames`, `slice_framepos` and errors as in `read_frames`.
+    `resize_mode`, `interpolation` and `pad_colour` as in `resize`; `max_frames`, `slice_framepos` and errors as in
+    `read_frames`.
     """
     frames = each_frame(path, max_frames, slice_framepos)
     return torch.stack([resize(frame, size, resize_mode, interpolation, pad_colour) for frame in frames])

@@ -204,8 +204,8 @@ def _add_clip(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pretrained_clip_name",
         default="ViT-B/32",
-        help=f"{', '.join(PUBLISHED)} (files in modules/), ViT-tiny/8 (from scratch), a weights file, or towers of other "
-        "kinds: hf:NAME, open_clip:ARCH/TAG, pair:IMAGE+TEXT, small (docs/TOWERS.md)",
+        help=f"{', '.join(PUBLISHED)} (files in modules/), ViT-tiny/8 (from scratch), a weights file, hf:NAME, "
+        "open_clip:ARCH/TAG, pair:IMAGE+TEXT, or small",
     )
     group.add_argument(
         "--clip_activation",

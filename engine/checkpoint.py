@@ -129,7 +129,7 @@ def _are_sizes(value: object) -> bool:
 
 
 def _is_recipe(value: object) -> bool:
-    """Whether it names its source; what else a source needs is checked where it is restored, but OpenAI's sizes here."""
+    """Whether it names its source; what else a source needs is checked where it is restored, OpenAI's sizes here."""
     if not _is_dict(object, value):
         return False
     assert isinstance(value, dict)

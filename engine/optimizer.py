@@ -14,8 +14,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """AdamW's groups over the model's trainable parameters; each has `name` and its peak rate `peak_lr`.
 
-    The towers' own parameters at lr * coef_lr, the weights of QI and QC at fusion_lr without decay, all others at lr. No
-    decay on biases, norms, the logit scale and θ.
+    The towers' own parameters at lr * coef_lr, the weights of QI and QC at fusion_lr without decay, all others at lr.
+    No decay on biases, norms, the logit scale and θ.
     """
     rates = {"clip": lr * coef_lr, "new": lr, "fusion": fusion_lr}
     norms = {id(p) for module in model.modules() if _is_norm(module) for p in module.parameters(recurse=False)}

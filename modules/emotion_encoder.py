@@ -5,6 +5,7 @@ A frozen encoder runs once per word of the vocabulary, when the model is built; 
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,15 +65,8 @@ class EmotionChannel(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.to_plane = nn.Linear(dim, image_size**2)
-        self.conv_e = type(first)(
-            1,
-            first.out_channels,
-            first.kernel_size,
-            stride=first.stride,
-            padding=first.padding,
-            dilation=first.dilation,
-            bias=False,
-        )
+        of_first: dict[str, Any] = {name: getattr(first, name) for name in ("stride", "padding", "dilation")}
+        self.conv_e = type(first)(1, first.out_channels, first.kernel_size, **of_first, bias=False)  # type: ignore[arg-type]
         nn.init.zeros_(self.conv_e.weight)
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:

@@ -79,6 +79,10 @@ class Tokenizer:
                 pending, tokens = b"", 0
         return pieces if not pending else [*pieces, ("\ufffd", tokens)]
 
+    def unreadable(self, ids: Iterable[int]) -> int:
+        """How many of the ids are bytes of a character: no word to CLIP, which has met few such in training."""
+        return sum(tokens for _, tokens in self.pieces(ids) if tokens > 1)
+
     def _encode_word(self, word: str) -> list[int]:
         *head, last = word.encode("utf-8")
         ids = [self._byte_ids[byte] for byte in head]

@@ -40,17 +40,23 @@ class LetterTokenizer:
         return [START, *ids[: max_tokens - 2], END], max(0, len(ids) + 2 - max_tokens)
 
 
-def normalise(pixels, dtype):
-    return pixels.to(dtype) / 127.5 - 1
+def words_of(backbone, ids):
+    """Word features (N, L, d) of texts of one length, ids (N, L)."""
+    return backbone.encode_text(ids, torch.ones_like(ids, dtype=torch.bool))[0]
+
+
+def letters_for_tokens():
+    """A context in which CLIPs are made with a LetterTokenizer."""
+    return mock.patch.object(openai, "clip_tokenizer", LetterTokenizer)
 
 
 def small_model_and_notes(*flags, sizes=SMALL, layers=2, seed=0):
     """IEF as the flags describe it, with a small CLIP from scratch, in eval mode: (model, arguments, notes)."""
-    args, _ = parse_arguments(["--do_train", "--output_dir", "unused", "--pretrained_clip_name", "small", *flags])
+    args, _ = parse_arguments(["--do_train", "--output_dir", "unused", "--pretrained_clip_name", "ViT-test", *flags])
     args.cross_num_hidden_layers = layers
     torch.manual_seed(seed)
-    with mock.patch.dict(openai.FROM_SCRATCH, {"small": sizes}):
-        model, _, notes = build_model(args, WORDS, LetterTokenizer(), normalise)
+    with mock.patch.dict(openai.FROM_SCRATCH, {"ViT-test": sizes}), letters_for_tokens():
+        model, _, notes = build_model(args, WORDS)
     return model.eval(), args, notes
 
 

@@ -23,7 +23,7 @@ from engine.training_step import TrainingStep
 from evaluation import eval_loop
 from modules.backbones.openai import CLIP
 from tests.engine.test_resume import run_and_die
-from tests.model_parts import batch_of, encoded, random_records, randomised, small_model
+from tests.model_parts import batch_of, encoded, random_records, randomised, small_model, words_of
 from tests.processes import finish, program, ranks_environment, run_chains, start_process
 from tests.tiny_community import Place, prepared, read_json
 
@@ -94,10 +94,10 @@ def test_features_of_vit_b_32_are_those_of_the_cpu(device, precision):
     pixels = torch.randn(4, 3, 224, 224)
     ids = torch.randint(1, 49_000, (4, 32))
     with torch.no_grad():
-        expected = clip.visual(pixels), clip.encode_text(ids)
+        expected = clip.visual(pixels), words_of(clip, ids)
         clip.to(device)
         with torch.autocast(device.type, PRECISIONS[precision], enabled=PRECISIONS[precision] is not None):
-            found = clip.visual(pixels.to(device)), clip.encode_text(ids.to(device))
+            found = clip.visual(pixels.to(device)), words_of(clip, ids.to(device))
     for on_device, on_cpu in zip(found, expected, strict=True):
         cosine = torch.cosine_similarity(on_device.float().cpu(), on_cpu, dim=-1)
         assert (1 - cosine).max() <= {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-3}[precision]

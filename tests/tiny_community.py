@@ -8,19 +8,16 @@ import json
 import logging
 import tempfile
 from pathlib import Path
-from unittest import mock
 
 import cv2
 import numpy as np
 import torch
 
 from engine.arguments import parse_arguments
-from modules import tokenizer
 from modules.backbones.openai import CLIP, ClipSizes
 from tests.model_parts import write_archive
 from util import set_seed
 
-read_vocabulary = functools.cache(tokenizer.read_vocabulary)  # once for all runs of a process
 COLOURS = {  # RGB
     "red": (230, 20, 20),
     "green": (20, 200, 30),
@@ -162,10 +159,12 @@ def prepared(flags):
     """(arguments, data, model) as the program makes them, but with nothing left at its initial zero."""
     from main_task_retrieval import prepare, read_data
 
-    args, _ = parse_arguments(flags)
+    args, given = parse_arguments(flags)
     set_seed(args.seed)
     _, splits, lines = read_data(args)
-    data, _, model = prepare(args, torch.device("cpu"), None, splits, lines, logging.Logger("quiet", logging.ERROR))
+    data, _, model = prepare(
+        args, given, torch.device("cpu"), None, splits, lines, logging.Logger("quiet", logging.ERROR)
+    )
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -178,11 +177,7 @@ def run(argv):
     from main_task_retrieval import main
 
     printed = io.StringIO()
-    with (
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(printed),
-        mock.patch.object(tokenizer, "read_vocabulary", read_vocabulary),
-    ):
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             code = main(argv)
         except SystemExit as stop:

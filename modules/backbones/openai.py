@@ -236,7 +236,7 @@ class CLIP(Backbone):
     def token_width(self) -> int:
         return self.sizes.vision_width
 
-    def layers(self) -> tuple[list[nn.Parameter], list[list[nn.Module]]]:
+    def layers(self) -> tuple[list[torch.Tensor], list[list[nn.Module]]]:
         embeddings = [self.token_embedding.weight, self.positional_embedding]
         towers = [list(self.transformer.resblocks)]
         if hasattr(self, "visual"):

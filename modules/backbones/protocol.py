@@ -144,7 +144,7 @@ class Backbone(nn.Module):
         """The convolution over the pixels, which an emotion channel joins; None where the tower has none."""
         convolutions = (module for module in self.visual.modules() if isinstance(module, nn.Conv2d))
         first = next(convolutions, None)
-        return first if first is not None and first.in_channels == 3 and first.groups == 1 else None
+        return first if first is not None and (first.in_channels, first.groups) == (3, 1) else None
 
     @property
     def token_width(self) -> int | None:
@@ -170,7 +170,7 @@ class Backbone(nn.Module):
 
     # --- what is trained
 
-    def layers(self) -> tuple[list[nn.Parameter], list[list[nn.Module]]]:
+    def layers(self) -> tuple[Sequence[torch.Tensor], Sequence[Sequence[nn.Module]]]:
         """(the embeddings' parameters, the blocks of each tower in order), for `--freeze_layer_num`."""
         raise NotImplementedError
 
@@ -189,15 +189,15 @@ class Backbone(nn.Module):
         The features of one word and one black image are asked for their gradients.
         """
         ids, mask = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
-        used = sum(feature.sum() for feature in self.encode_text(ids, mask))
+        words, sentence = self.encode_text(ids, mask)
+        used = words.sum() + sentence.sum()
         if hasattr(self, "visual"):
             pixels = torch.zeros(1, 3, self.image_input.size, self.image_input.size)
             pooled, of_patches = self.encode_image(pixels)
             used = used + (of_patches if patches and of_patches is not None else pooled).sum()
-        assert isinstance(used, torch.Tensor)
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if used.requires_grad:
-            gradients = torch.autograd.grad(used, trained, allow_unused=True)
+            gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(used, trained, allow_unused=True)
             for parameter, gradient in zip(trained, gradients, strict=True):
                 if gradient is None and parameter is not self.logit_scale:
                     parameter.requires_grad_(False)
@@ -234,7 +234,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def text_start(self, layers: int) -> tuple[dict[str, torch.Tensor], torch.Tensor] | None:
-        """The first text layers and positions, for an aggregator of `layers` layers (modules/aggregator.py) to start from.
+        """The first text layers and positions, for an aggregator (modules/aggregator.py) of so many to start from.
 
         None where they are none of IEF's own kind of layer.
         """

@@ -170,7 +170,7 @@ def unwrapped(content: object) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Take off what other programs put around a CLIP's state dict: (names to tensors, what was taken off)."""
     notes: list[str] = []
     while isinstance(content, dict) and len(notes) < 4:
-        if {"format", "arguments", "clip_sizes"} <= content.keys():
+        if {"format", "arguments", "emotion_words"} <= content.keys():
             raise InputError("this is a checkpoint of this program: give it with --init_model")
         inner = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if not inner:

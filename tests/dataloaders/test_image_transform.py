@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, ImageSequence
 from benchmarks import image_loading
 from benchmarks.image_loading import draw_photograph
 from dataloaders import image_file, image_transform
-from dataloaders.image_transform import ImageError, load_image, normalise, read_frames, resize
+from dataloaders.image_transform import ImageError, load_image, read_frames, resize
 from tests.conftest import ROOT
 from tests.dataloaders import animations
 from tests.dataloaders.animations import CLEAR, KEEP, RESTORE, Part, png_chunk
@@ -41,10 +41,11 @@ def published_crop():
     from modules.torchvision_ops import import_torchvision
 
     transforms = import_torchvision().transforms
-    bicubic = transforms.InterpolationMode.BICUBIC
+    modes = transforms.InterpolationMode
 
-    def crop(rgb, size):
-        steps = transforms.Compose([transforms.Resize(size, interpolation=bicubic), transforms.CenterCrop(size)])
+    def crop(rgb, size, interpolation="bicubic"):
+        mode = modes(interpolation)
+        steps = transforms.Compose([transforms.Resize(size, interpolation=mode), transforms.CenterCrop(size)])
         return np.asarray(steps(Image.fromarray(rgb)))
 
     return crop
@@ -96,10 +97,12 @@ def needs_new_pillow(shape, size):
 
 @pytest.mark.parametrize("shape", SHAPES + TALL, ids=str)
 @pytest.mark.parametrize("size", [224, 64])
-def test_crop_is_the_published_pipeline(published_crop, shape, size):
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_crop_is_the_published_pipeline(published_crop, shape, size, interpolation):
     needs_new_pillow(shape, size)
     rgb = draw_photograph(*shape, np.random.default_rng(shape))
-    difference = np.abs(as_pixels(resize(rgb, size, "crop")).astype(int) - published_crop(rgb, size))
+    expected = published_crop(rgb, size, interpolation)
+    difference = np.abs(as_pixels(resize(rgb, size, "crop", interpolation)).astype(int) - expected)
     assert difference.max() <= 2
     assert difference.mean() < 0.05
 
@@ -146,19 +149,24 @@ def keys_cubic(x):
     return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
 
 
+def triangle(x):
+    return max(0.0, 1 - abs(x))
+
+
 @pytest.mark.parametrize("tall", [False, True])
-def test_a_line_of_pixels_gives_what_the_filter_says(tall, monkeypatch):
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_line_of_pixels_gives_what_the_filter_says(tall, interpolation, monkeypatch):
     """Resized whole, this would be 224 x 11,200,000 pixels."""
-    bicubic = image_transform.bicubic
+    resample, shape_of = image_transform.resample, {"bicubic": keys_cubic, "bilinear": triangle}[interpolation]
 
-    def small_bicubic(pixels, height, width):
+    def small_resample(pixels, height, width, mode):
         assert height * width < 10**6, "the whole strip is resized"
-        return bicubic(pixels, height, width)
+        return resample(pixels, height, width, mode)
 
-    monkeypatch.setattr(image_transform, "bicubic", small_bicubic)
+    monkeypatch.setattr(image_transform, "resample", small_resample)
     line = np.random.default_rng(1).integers(0, 256, (1, 50_001, 3), dtype=np.uint8)
     rgb = line.transpose(1, 0, 2).copy() if tall else line
-    got = as_pixels(resize(rgb, 224, "crop"))
+    got = as_pixels(resize(rgb, 224, "crop", interpolation))
     got = got.transpose(1, 0, 2) if tall else got
     assert (got == got[:1]).all()
     new_width = int(224 * 50_001 / 1)
@@ -166,7 +174,7 @@ def test_a_line_of_pixels_gives_what_the_filter_says(tall, monkeypatch):
     for column in range(0, 224, 5):
         centre = (left + column + 0.5) * 50_001 / new_width
         near = range(int(centre) - 4, int(centre) + 5)
-        weights = [keys_cubic(pixel + 0.5 - centre) for pixel in near]
+        weights = [shape_of(pixel + 0.5 - centre) for pixel in near]
         value = sum(w * line[0, pixel].astype(float) for w, pixel in zip(weights, near, strict=True)) / sum(weights)
         assert np.abs(got[0, column] - value.clip(0, 255)).max() <= 0.51
 
@@ -192,25 +200,6 @@ def test_squash_brings_both_sides_to_size(shape):
 def test_an_unknown_resize_mode_is_refused(photograph):
     with pytest.raises(ValueError, match="'stretch'; expected one of crop, pad, squash"):
         resize(photograph, 32, "stretch")
-
-
-def test_normalise():
-    pixels = torch.randint(0, 256, (2, 4, 3, 5, 6), dtype=torch.uint8)
-    mean = np.array([0.48145466, 0.4578275, 0.40821073]).reshape(3, 1, 1)
-    std = np.array([0.26862954, 0.26130258, 0.27577711]).reshape(3, 1, 1)
-    expected = (pixels.numpy().astype(np.float64) / 255 - mean) / std
-    for dtype, tolerance in (
-        (torch.float64, 1e-14),
-        (torch.float32, 1e-6),
-        (torch.bfloat16, 2**-8),
-        (torch.half, 2**-10),
-    ):
-        got = normalise(pixels, dtype)
-        assert got.dtype == dtype and got.shape == pixels.shape
-        assert np.abs(got.double().numpy() - expected).max() <= tolerance * np.abs(expected).max()
-    assert normalise(pixels[0, 0]).shape == (3, 5, 6)
-    with pytest.raises(TypeError, match="uint8"):
-        normalise(pixels.float())
 
 
 # --- stills -----------------------------------------------------------------------------------------------------

@@ -280,13 +280,18 @@ def inner(part, name, value):
     return lambda state: state[part].update({name: value})
 
 
+def size(name, value):
+    return lambda state: state["backbone"]["sizes"].update({name: value})
+
+
 ALTERED = {
+    "another source": lambda state: state["backbone"].update(source="another"),
     "no model": without("model"),
     "no arguments": without("arguments"),
-    "no sizes": without("clip_sizes"),
+    "no sizes": without("backbone"),
     "no words": without("emotion_words"),
     "a list as model": lambda state: state.update(model=[1]),
-    "a model of text": inner("model", "clip.text_projection", "text"),
+    "a model of text": inner("model", "backbone.text_projection", "text"),
     "a model by numbers": lambda state: state["model"].update({3: torch.zeros(1)}),
     "flags in a list": lambda state: state.update(arguments=["--interaction", "dp"]),
     "a flag of another kind": inner("arguments", "interaction", 5),
@@ -295,19 +300,19 @@ ALTERED = {
     "a switch as text": inner("arguments", "caption_augmentation", "yes"),
     "two weights": inner("arguments", "loss_weights", [1.0, 1.0]),
     "no branches": inner("arguments", "branches", None),
-    "sizes in a list": lambda state: state.update(clip_sizes=[1, 2]),
-    "a size as text": inner("clip_sizes", "vision_width", "wide"),
-    "a size below 1": inner("clip_sizes", "text_layers", 0),
-    "sizes beyond all bounds": inner("clip_sizes", "text_width", 2**22),
-    "another activation": inner("clip_sizes", "activation", "swish"),
-    "heads of text": inner("clip_sizes", "text_heads", "two"),
-    "heads that do not divide": inner("clip_sizes", "vision_heads", 3),
-    "an unknown size": inner("clip_sizes", "colour", 3),
+    "sizes in a list": lambda state: state.update(backbone=[1, 2]),
+    "a size as text": size("vision_width", "wide"),
+    "a size below 1": size("text_layers", 0),
+    "sizes beyond all bounds": size("text_width", 2**22),
+    "another activation": size("activation", "swish"),
+    "heads of text": size("text_heads", "two"),
+    "heads that do not divide": size("vision_heads", 3),
+    "an unknown size": size("colour", 3),
     "words that are numbers": lambda state: state.update(emotion_words=[1, 2]),
     "more words than rows": lambda state: state["emotion_words"].append("another"),
     "no rows for the words": lambda state: state["model"].pop("emotion_vectors.rows"),
     "rows that are one": inner("model", "emotion_vectors.rows", torch.zeros(3)),
-    "a number that is none": lambda state: state["model"]["clip.logit_scale"].fill_(float("nan")),
+    "a number that is none": lambda state: state["model"]["backbone.logit_scale"].fill_(float("nan")),
 }
 ALTERED_LAST = {
     "no progress": without("progress"),
@@ -396,8 +401,8 @@ def test_published_weights_that_are_not_there(place, refused):
             ["--batch_size", "8", "--gradient_accumulation_steps", "3"],
             "--batch_size 8 is global and must divide",
         ),
-        (["--max_words", "78"], "--max_words 78 is more than CLIP's context of 77 tokens"),
-        (["--max_caption_words", "78"], "--max_caption_words 78 is more than CLIP's context of 77 tokens"),
+        (["--max_words", "78"], "--max_words 78 is more than the text tower's context of 77 tokens"),
+        (["--max_caption_words", "78"], "--max_caption_words 78 is more than the text tower's context of 77 tokens"),
         (["--max_grad_norm", "0"], "--max_grad_norm 0"),
         (["--seed", "-1"], "--seed"),
         (["--seed", str(2**63)], "--seed"),

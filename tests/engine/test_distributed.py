@@ -92,7 +92,7 @@ def take_steps(args, data, model, dtype):
 
     def kept(name, tensor):
         """A copy, of the word table only the rows that the community uses: the others have no gradient."""
-        return tensor[words].clone() if name == "clip.token_embedding.weight" else tensor.clone()
+        return tensor[words].clone() if name == "backbone.token_embedding.weight" else tensor.clone()
 
     def make_optimizer(groups):
         optimizer = original["make_optimizer"](groups)

@@ -44,7 +44,7 @@ def test_rates_and_decay_of_every_parameter(flags):
         if name.startswith("fusion."):
             assert (rate, decay) == (FUSION_LR, 0), name
             continue
-        own = name.startswith("clip.") and "neighbours" not in name
+        own = name.startswith("backbone.") and "neighbours" not in name
         assert rate == (LR * COEF if own else LR), name
         undecayed = name in norms or "bias" in leaf or leaf == "logit_scale"
         assert decay == (0 if undecayed else DECAY), name
@@ -52,11 +52,11 @@ def test_rates_and_decay_of_every_parameter(flags):
 
 def test_some_places_by_name():
     found = groups_of(small_model("--linear_patch", "3d")[0])
-    assert found["clip.visual.conv1.weight"] == (LR * COEF, DECAY)
-    assert found["clip.visual.neighbours.before.weight"] == (LR, DECAY)
+    assert found["backbone.visual.conv1.weight"] == (LR * COEF, DECAY)
+    assert found["backbone.visual.neighbours.before.weight"] == (LR, DECAY)
     assert found["emotion_fusion.conv_e.weight"] == found["emotion_fusion.to_plane.weight"] == (LR, DECAY)
-    assert found["clip.logit_scale"] == (LR * COEF, 0)
-    assert found["clip.transformer.resblocks.0.attn.in_proj_bias"] == (LR * COEF, 0)
+    assert found["backbone.logit_scale"] == (LR * COEF, 0)
+    assert found["backbone.transformer.resblocks.0.attn.in_proj_bias"] == (LR * COEF, 0)
     assert found["caption_attention.norm_attention.weight"] == (LR, 0)
     assert found["fusion.theta"] == (FUSION_LR, 0)
 

@@ -13,7 +13,7 @@ from benchmarks.train_step import VIT_B_32
 from engine import checkpoint, test_record, train_loop
 from modules.backbones.openai import CLIP
 from modules.backbones.weights_file import read_weights
-from tests.model_parts import write_archive
+from tests.model_parts import words_of, write_archive
 from tests.tiny_community import Place, comparable, draw_community, read_csv, read_json, run, same_tensors
 
 FIXED = ["--fusion", "fixed", "--fusion_weight", "0.3"]
@@ -260,7 +260,7 @@ def test_nothing_of_the_frozen_layers_moves(trained, place):
     end = checkpoint.load(folder / "checkpoint_last.pt")["model"]
     for name, tensor in start.items():
         frozen = "embedding" in name or "conv1" in name or "ln_pre" in name or "resblocks.0." in name
-        assert torch.equal(end[f"clip.{name}"], tensor) == frozen, name
+        assert torch.equal(end[f"backbone.{name}"], tensor) == frozen, name
     assert end["emotion_fusion.conv_e.weight"].abs().max() > 0
 
 
@@ -374,12 +374,12 @@ def test_clip_is_evaluated_as_it_is_loaded(place):
     assert record["method"] == "zero_shot_clip" and record["best epoch"] is None
     assert record["parameters"]["trained"] == 0 and not list(folder.glob("*.pt"))
     _, data, model = prepared([*place.flags("unused"), "--max_frames", "1"])
-    model.clip.load_state_dict(read_weights(place.clip).state)
+    model.backbone.load_state_dict(read_weights(place.clip).state)
     with torch.no_grad():
         memes = collate([MemeDataset(data["test"])[i] for i in range(len(data["test"].split.memes))])
-        image = model.clip.visual(model.normalise(memes["pixels"], torch.float32), None, None, None)[:, 0]
+        image = model.backbone.visual(model.backbone.normalise(memes["pixels"]), None, None, None)[:, 0]
         ids = [torch.from_numpy(data["test"].queries[i][None].astype(np.int64)) for i in range(8)]
-        text = torch.stack([model.clip.encode_text(row)[0, -1] for row in ids])
+        text = torch.stack([words_of(model.backbone, row)[0, -1] for row in ids])
         cosines = torch.nn.functional.normalize(text, dim=1) @ torch.nn.functional.normalize(image, dim=1).T
     np.testing.assert_allclose(np.load(folder / "qi.npy"), cosines, atol=1e-5)
 
@@ -395,7 +395,7 @@ def test_what_a_state_dict_does_not_tell_is_in_its_checkpoint(place):
     assert code == 0, printed
     assert "gelu.pt: the weights are those under 'state_dict'" in printed and "begin with 'clip.'" in printed
     folder = place.folder / "gelu"
-    sizes = checkpoint.load(folder / "checkpoint_best.pt")["clip_sizes"]
+    sizes = checkpoint.load(folder / "checkpoint_best.pt")["backbone"]["sizes"]
     assert (sizes["activation"], sizes["vision_heads"], sizes["text_heads"]) == ("gelu", 4, 2)
     code, printed = run(place.eval_flags("gelu evaluated", "gelu/checkpoint_best.pt"))
     assert code == 0, printed
@@ -518,8 +518,8 @@ def test_a_real_vit_b_32_from_an_archive_in_the_published_format(large):
     assert "ViT-B-32.pt (not one of the published files, by its SHA-256)" in printed
     assert "starts afresh" not in printed  # the aggregator has CLIP's width: its layers come from the text tower
     state = checkpoint.load(large / "run" / "checkpoint_best.pt")["model"]
-    moved = (state[f"clip.{name}"] - start).abs().max().item()
+    moved = (state[f"backbone.{name}"] - start).abs().max().item()
     assert 0 < moved < 1e-5  # one step of 1e-7
-    assert state["clip.logit_scale"].item() == pytest.approx(math.log(1 / 0.07), abs=1e-3)
+    assert state["backbone.logit_scale"].item() == pytest.approx(math.log(1 / 0.07), abs=1e-3)
     for row in scores_on_test(large / "run")["scores"].values():
         assert 0 < row["query_to_meme"]["metrics"]["mAP"] <= 100

@@ -8,6 +8,7 @@ import metrics
 from evaluation.eval_loop import rank_tiles
 from evaluation.query_record import BestMemes, QueryRecord
 from modules.tokenizer import Tokenizer
+from tests.model_parts import words_of
 from tests.tiny_community import Place, prepared, read_csv, read_json, run
 from util import InputError
 
@@ -129,7 +130,7 @@ def test_a_weight_is_the_network_s_softmax(finished):
     model.eval()
     with torch.no_grad():
         ids = torch.from_numpy(data["test"].queries[0].astype(np.int64))[None]
-        words = model.clip.encode_text(ids)[0]
+        words = words_of(model.backbone, ids)[0]
         hidden, out = [m for m in model.image_similarity.word_weights.modules() if isinstance(m, torch.nn.Linear)]
         logits = torch.relu(words @ hidden.weight.T + hidden.bias) @ out.weight.T + out.bias
     weights = [weight for _, weight in QueryRecord.load(folder).words[0]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.arguments import build_parser
-from modules.aggregator import MeanP, SeqLSTM, SeqTransf, start_from_clip_text
+from modules.aggregator import MeanP, SeqLSTM, SeqTransf, start_from_text_tower
 from modules.backbones.openai import CLIP
 from tests import slow_formulas as slow
 from tests.model_parts import SMALL, randomised, small_model, small_model_and_notes
@@ -88,7 +88,7 @@ def test_seq_transf_has_four_layers_by_default():
 def test_the_start_is_clips_first_text_layers(frames):
     clip = randomised(CLIP(SMALL))
     part = SeqTransf(SMALL.embed_dim, 1, frames, 1)
-    assert start_from_clip_text(part.transformer, part.positions, clip)
+    assert start_from_text_tower(part.transformer, part.positions, clip)
     clip_state = clip.state_dict()
     for name, tensor in part.transformer.state_dict().items():
         assert torch.equal(tensor, clip_state[f"transformer.{name}"])
@@ -107,7 +107,7 @@ def test_a_model_starts_from_clip_where_widths_and_layers_allow_and_else_says_so
     sizes = dataclasses.replace(SMALL, text_width=text_width)
     model, _, notes = small_model_and_notes("--sim_header", header, sizes=sizes, layers=layers)
     part = model.image_similarity.cross_encoder if header == "tightTransf" else model.aggregator
-    ours, clips = (stack.resblocks[0].mlp.c_fc.weight for stack in (part.transformer, model.clip.transformer))
+    ours, clips = (stack.resblocks[0].mlp.c_fc.weight for stack in (part.transformer, model.backbone.transformer))
     same = ours.shape == clips.shape and torch.equal(ours, clips)
     fits = text_width == SMALL.embed_dim and layers <= SMALL.text_layers
     assert same == fits

@@ -28,10 +28,11 @@ from tests.model_parts import (
     LetterTokenizer,
     batch_of,
     import_transformers,
-    normalise,
+    letters_for_tokens,
     random_records,
     randomised,
     small_model,
+    words_of,
 )
 from util import InputError
 
@@ -84,27 +85,28 @@ def test_a_train_split_without_emotions_has_vectors_too():
 @torch.no_grad()
 def test_clip_vectors_are_the_end_of_text_features_of_each_word_alone():
     clip, tokenizer = randomised(CLIP(SMALL)), LetterTokenizer()
-    vectors = clip_vectors(WORDS, clip, tokenizer)
+    clip.tokenizer = tokenizer
+    vectors = clip_vectors(WORDS, clip)
     for word, vector in zip(["none", *WORDS], vectors, strict=True):
         ids, _ = tokenizer.tokenize(word, SMALL.context_length)
-        torch.testing.assert_close(vector, clip.encode_text(torch.tensor([ids]))[0, -1], rtol=0, atol=1e-5)
+        torch.testing.assert_close(vector, words_of(clip, torch.tensor([ids]))[0, -1], rtol=0, atol=1e-5)
 
 
 def test_clips_vectors_are_those_of_the_tower_as_loaded_and_it_runs_once_per_word(monkeypatch):
     seen = []
-    original = CLIP.encode_text
+    original = CLIP.text_features
 
-    def counted(self, ids):
+    def counted(self, ids, mask):
         seen.append(len(ids))
-        return original(self, ids)
+        return original(self, ids, mask)
 
-    monkeypatch.setattr(CLIP, "encode_text", counted)
+    monkeypatch.setattr(CLIP, "text_features", counted)
     model, _ = small_model("--emotion_encoder", "clip", *ONLY_IMAGE)
     assert seen == [1 + len(WORDS)]
     before = model.emotion_vectors.rows.clone()
-    torch.testing.assert_close(before, clip_vectors(WORDS, model.clip, LetterTokenizer()))
+    torch.testing.assert_close(before, clip_vectors(WORDS, model.backbone))
     seen.clear()
-    randomised(model.clip)
+    randomised(model.backbone)
     model.encode_memes(batch_of(random_records()))
     assert seen == [] and torch.equal(model.emotion_vectors.rows, before)
 
@@ -112,12 +114,13 @@ def test_clips_vectors_are_those_of_the_tower_as_loaded_and_it_runs_once_per_wor
 def test_published_weights_bring_clips_vectors_and_a_start_from_scratch_learned_ones(tmp_path, monkeypatch):
     model, args = small_model(*ONLY_IMAGE)
     assert isinstance(model.emotion_vectors.rows, torch.nn.Parameter)
-    torch.save(model.clip.state_dict(), tmp_path / "clip.pt")
+    torch.save(model.backbone.state_dict(), tmp_path / "clip.pt")
     args.pretrained_clip_name = str(tmp_path / "clip.pt")
     args.clip_activation, args.clip_heads = "quick_gelu", [1, 1]
     monkeypatch.setattr(openai, "VOCABULARY", SMALL.vocab_size)
-    loaded, _, _ = build_model(args, WORDS, LetterTokenizer(), normalise)
-    torch.testing.assert_close(loaded.emotion_vectors.rows, clip_vectors(WORDS, model.clip, LetterTokenizer()))
+    with letters_for_tokens():
+        loaded, _, _ = build_model(args, WORDS)
+    torch.testing.assert_close(loaded.emotion_vectors.rows, clip_vectors(WORDS, model.backbone))
     assert "emotion_vectors.rows" not in dict(loaded.named_parameters())
 
 
@@ -188,7 +191,7 @@ def test_a_model_from_a_checkpoint_needs_no_bert(tiny_bert, monkeypatch):
     randomised(model)
     saved = model_state(model, args)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    again, _, _ = build_model(args, ["other words"], LetterTokenizer(), normalise, saved)
+    again, _, _ = build_model(args, ["other words"], saved)
     assert again.emotion_vectors.index_of == model.emotion_vectors.index_of
     batch = batch_of(random_records())
     ours, expected = again.eval().encode_memes(batch), model.encode_memes(batch)
@@ -199,16 +202,16 @@ def test_a_model_from_a_checkpoint_needs_no_bert(tiny_bert, monkeypatch):
 
 
 def test_the_channel_is_a_fourth_channel_of_the_patch_embedding():
-    channel = randomised(EmotionChannel(6, SMALL).double())
     conv1 = torch.nn.Conv2d(3, SMALL.vision_width, 8, stride=8, bias=False).double()
+    channel = randomised(EmotionChannel(6, SMALL.image_size, conv1).double())
     u, rgb = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, 3, 16, 16, dtype=torch.float64)
-    ours = conv1(rgb).flatten(2).transpose(1, 2) + channel(u)
+    ours = conv1(rgb) + channel(u)
     W, b = channel.to_plane.weight, channel.to_plane.bias
     A = torch.stack(
         [torch.stack([(W[16 * y + x] * u).sum(1) + b[16 * y + x] for x in range(16)], 1) for y in range(16)], 1
     )
     four, kernel = torch.cat([rgb, A[:, None]], 1), torch.cat([conv1.weight, channel.conv_e.weight], 1)
-    torch.testing.assert_close(ours, F.conv2d(four, kernel, stride=8).flatten(2).transpose(1, 2))
+    torch.testing.assert_close(ours, F.conv2d(four, kernel, stride=8))
 
 
 @torch.no_grad()
@@ -216,7 +219,7 @@ def test_a_new_channel_gives_exactly_clips_features():
     model, _ = small_model(*ONLY_IMAGE)
     assert model.emotion_fusion.conv_e.weight.abs().max() == 0 < model.emotion_fusion.to_plane.weight.abs().min()
     pixels, u = torch.randn(3, 3, 16, 16), torch.randn(3, model.emotion_vectors.dim)
-    assert torch.equal(model.clip.visual(pixels, model.emotion_fusion(u)), model.clip.visual(pixels))
+    assert torch.equal(model.backbone.visual(pixels, model.emotion_fusion(u)), model.backbone.visual(pixels))
 
 
 @torch.no_grad()
@@ -253,16 +256,16 @@ def test_in_the_first_step_conv_e_is_alive_and_w_is_not_and_from_the_second_both
 def test_the_emotion_parts_are_never_frozen_with_clip(fusion):
     model, _ = small_model("--emotion_fusion", fusion, "--freeze_layer_num", "2")
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen and all(name.startswith("clip.") for name in frozen)
+    assert frozen and all(name.startswith("backbone.") for name in frozen)
 
 
 @torch.no_grad()
 def test_the_emotion_token_is_one_more_token_of_the_sequence_and_its_output_is_dropped():
     model, _ = small_model("--emotion_fusion", "token", *ONLY_IMAGE)
-    visual = randomised(model.clip.visual)
+    visual = randomised(model.backbone.visual)
     lengths = []
     visual.transformer.register_forward_hook(lambda module, inputs, out: lengths.append((inputs[0], out)))
-    fusion = EmotionToken(8, SMALL)
+    fusion = EmotionToken(8, SMALL.vision_width)
     pixels, u = torch.randn(2, 3, 16, 16), torch.randn(2, 8)
     out = visual(pixels, extra_token=fusion(u))
     entered, left = lengths[0]

@@ -17,14 +17,13 @@ from tests import slow_formulas as slow
 from tests.model_parts import (
     SMALL,
     WORDS,
-    LetterTokenizer,
     batch_of,
     encoded,
-    normalise,
     random_records,
     randomised,
     scores_of,
     small_model,
+    words_of,
 )
 
 POOLS = ("transf_avg", "avg", "clip_top1", "weight_l")
@@ -128,14 +127,15 @@ def slow_score(model, flags, record):
     interaction = value.get("--interaction", "wti")
 
     def towers(ids):
-        return model.clip.encode_text(torch.tensor([ids]))[0].numpy()
+        return words_of(model.backbone, torch.tensor([ids]))[0].numpy()
 
     words = towers(record.query)
     captions = np.array([towers(ids)[-1] for ids in record.captions])
     vectors = torch.stack([model.emotion_vectors.table()[e] for e in record.emotions])
     embedded = model.emotion_fusion(vectors.mean(0, keepdim=True))
-    placed = {"patch_bias": embedded} if embedded.ndim == 3 else {"extra_token": embedded}
-    frames = [model.clip.visual(normalise(frame[None], torch.float64), **placed)[0] for frame in record.frames]
+    placed = {"patch_bias": embedded} if embedded.ndim == 4 else {"extra_token": embedded}
+    seen = [model.backbone.normalise(frame[None], torch.float64) for frame in record.frames]
+    frames = [model.backbone.visual(pixels, **placed)[0] for pixels in seen]
     tokens = torch.cat([frame[:1] if tokens_cls else frame[1:] for frame in frames]).numpy()
     assert len(tokens) == len(record.frames) * per_frame
     w = slow.numbers_of(model)
@@ -297,14 +297,23 @@ def test_a_drawn_caption_is_a_query_and_is_hidden_from_its_own_meme_alone(intera
 def parameter_places(*flags):
     model, _ = small_model(*flags)
     names = dict(model.named_parameters())
-    return {".".join(name.split(".")[:2]) if name.startswith("clip.visual") else name.split(".")[0] for name in names}
+    return {
+        ".".join(name.split(".")[:2]) if name.startswith("backbone.visual") else name.split(".")[0] for name in names
+    }
 
 
 def test_a_branch_that_is_off_is_not_built():
-    image = {"emotion_vectors", "emotion_fusion", "caption_attention", "aggregator", "image_similarity", "clip.visual"}
-    assert parameter_places() == {"clip", *image, "caption_pooling", "fusion"}
-    assert parameter_places("--branches", "qi") == {"clip", *image}
-    assert parameter_places("--branches", "qc") == {"clip", "caption_pooling"}
+    image = {
+        "emotion_vectors",
+        "emotion_fusion",
+        "caption_attention",
+        "aggregator",
+        "image_similarity",
+        "backbone.visual",
+    }
+    assert parameter_places() == {"backbone", *image, "caption_pooling", "fusion"}
+    assert parameter_places("--branches", "qi") == {"backbone", *image}
+    assert parameter_places("--branches", "qc") == {"backbone", "caption_pooling"}
     assert "caption_attention" not in parameter_places("--caption_fusion", "none")
     assert not {"emotion_vectors", "emotion_fusion"} & parameter_places("--emotion_fusion", "none")
     assert "aggregator" not in parameter_places("--sim_header", "meanP", "--interaction", "wti")
@@ -323,8 +332,13 @@ def test_a_single_branch_is_the_fused_score():
 @torch.no_grad()
 def test_what_a_setting_does_not_read_may_be_absent_and_no_tower_runs_in_vain(monkeypatch):
     texts = []
-    original = CLIP.encode_text
-    monkeypatch.setattr(CLIP, "encode_text", lambda self, ids: texts.append(len(ids)) or original(self, ids))
+    original = CLIP.text_features
+
+    def counted(self, ids, mask):
+        texts.append(len(ids))
+        return original(self, ids, mask)
+
+    monkeypatch.setattr(CLIP, "text_features", counted)
     batch = batch_of(random_records())
     caption_keys, image_keys = {"caption_ids", "caption_mask"}, {"pixels", "frame_mask", "emotions"}
     model, _ = small_model("--branches", "qi", "--caption_fusion", "none")
@@ -335,7 +349,7 @@ def test_what_a_setting_does_not_read_may_be_absent_and_no_tower_runs_in_vain(mo
     assert texts == [7]  # the captions that there are
     model, _ = small_model()
     frames = []
-    model.clip.visual.register_forward_hook(lambda module, inputs, out: frames.append(len(out)))
+    model.backbone.visual.register_forward_hook(lambda module, inputs, out: frames.append(len(out)))
     features = model.encode_memes(batch, image=False)
     assert features.keys() == {"caption"} and frames == []
     features = model.encode_memes(batch, caption=False)
@@ -380,8 +394,8 @@ def test_a_checkpoint_makes_the_same_model(flags):
     randomised(model)
     args.pretrained_clip_name = "no such file.pt"  # and needs no weights file
     args.emotion_encoder = "learned"
-    again, weights, notes = build_model(args, [], LetterTokenizer(), normalise, model_state(model, args))
-    assert weights is None and notes == []
+    again, weights, notes = build_model(args, [], model_state(model, args))
+    assert weights == "from a checkpoint" and notes == []
     batch = batch_of(random_records())
     expected = scores_of(model, batch)
     assert all(torch.equal(score, expected[name]) for name, score in scores_of(again.eval(), batch).items())
@@ -392,7 +406,7 @@ def test_half_precision_is_the_towers_alone():
     model, batch = trained_model([]), batch_of(random_records())
     plain = scores_of(model, batch)
     inside, outside = [], []
-    model.clip.transformer.resblocks[1].mlp.register_forward_hook(lambda m, i, out: inside.append(out.dtype))
+    model.backbone.transformer.resblocks[1].mlp.register_forward_hook(lambda m, i, out: inside.append(out.dtype))
     model.aggregator.register_forward_hook(lambda m, i, out: outside.append(out.dtype))
     model.tower_dtype = torch.bfloat16
     scores = scores_of(model, batch)

@@ -131,8 +131,8 @@ class FeaturesOnly(nn.Module):
         self.sentence, self.pooled, self.caption, self.drawn = (
             nn.Parameter(F.normalize(random_logits(B, DIM, seed), dim=-1)) for seed in (1, 2, 3, 4)
         )
-        self.clip = nn.Module()
-        self.clip.logit_scale = nn.Parameter(torch.tensor(math.log(7.0), dtype=torch.float64))
+        self.backbone = nn.Module()
+        self.backbone.logit_scale = nn.Parameter(torch.tensor(math.log(7.0), dtype=torch.float64))
         self.drawn_present = drawn_present
         self.asked = set()
 

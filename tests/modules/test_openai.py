@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from modules.backbones.openai import CLIP, ClipSizes, build_clip, published_note
 from modules.backbones.published import Published
 from modules.backbones.weights_file import read_weights
 from modules.transformer import take_last_word
-from tests.model_parts import SMALL, import_transformers, openai_clip, padded_ids, random_text, write_archive
+from tests.model_parts import SMALL, import_transformers, openai_clip, padded_ids, random_text, words_of, write_archive
 from util import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:Detected pickle protocol")
@@ -129,7 +130,7 @@ def check_equal_to_transformers(clip, eos_token_id, atol):
     def close(ours, expected):
         torch.testing.assert_close(ours, expected, rtol=0, atol=atol * expected.abs().max().item())
 
-    words = clip.encode_text(ids)
+    words = words_of(clip, ids)
     text = theirs.text_model(input_ids=ids)
     close(words, text.last_hidden_state @ clip.text_projection)
     close(take_last_word(words, mask), text.pooler_output @ clip.text_projection)
@@ -186,7 +187,7 @@ def test_both_towers_equal_openais_own_code():
     generator = torch.Generator().manual_seed(2)
     ids, mask = padded_ids([random_text(generator, length) for length in (5, 20, 2)], s.context_length, None)
     pixels = torch.randn(3, 3, s.image_size, s.image_size, generator=generator)
-    torch.testing.assert_close(take_last_word(clip.encode_text(ids), mask), theirs.encode_text(ids), rtol=0, atol=1e-5)
+    torch.testing.assert_close(take_last_word(words_of(clip, ids), mask), theirs.encode_text(ids), rtol=0, atol=1e-5)
     torch.testing.assert_close(clip.visual(pixels)[:, 0], theirs.encode_image(pixels), rtol=0, atol=1e-5)
 
 
@@ -215,11 +216,31 @@ def test_names_shapes_and_sizes_are_those_of_the_published_models(name):
     assert ClipSizes.of_state_dict(theirs) == s
 
 
+def test_pixels_are_normalised_as_clips_were():
+    normalise = CLIP(SMALL).normalise
+    pixels = torch.randint(0, 256, (2, 4, 3, 5, 6), dtype=torch.uint8)
+    mean = np.array([0.48145466, 0.4578275, 0.40821073]).reshape(3, 1, 1)
+    std = np.array([0.26862954, 0.26130258, 0.27577711]).reshape(3, 1, 1)
+    expected = (pixels.numpy().astype(np.float64) / 255 - mean) / std
+    for dtype, tolerance in (
+        (torch.float64, 1e-14),
+        (torch.float32, 1e-6),
+        (torch.bfloat16, 2**-8),
+        (torch.half, 2**-10),
+    ):
+        got = normalise(pixels, dtype)
+        assert got.dtype == dtype and got.shape == pixels.shape
+        assert np.abs(got.double().numpy() - expected).max() <= tolerance * np.abs(expected).max()
+    assert normalise(pixels[0, 0]).shape == (3, 5, 6)
+    with pytest.raises(TypeError, match="uint8"):
+        normalise(pixels.float())
+
+
 def test_a_text_shorter_than_the_context_needs_no_padding():
     clip = shaken(CLIP(WIDE)).double()
     text = random_text(torch.Generator().manual_seed(3), 6)
     long, _ = padded_ids([text], 20, torch.Generator().manual_seed(4))
-    torch.testing.assert_close(clip.encode_text(torch.tensor([text])), clip.encode_text(long)[:, :6])
+    torch.testing.assert_close(words_of(clip, torch.tensor([text])), words_of(clip, long)[:, :6])
 
 
 def test_the_start_is_clips():

@@ -346,7 +346,7 @@ def test_another_network_is_named(tmp_path, names, words):
 
 
 def test_a_checkpoint_of_this_program_is_named(tmp_path, state):
-    content = {"format": 1, "model": state, "arguments": {}, "clip_sizes": {}}
+    content = {"format": 1, "model": state, "arguments": {}, "emotion_words": []}
     assert "--init_model" in refusal(tmp_path / "x.pt", content)
 
 
