@@ -180,6 +180,8 @@ def train(args, data, model, device, saved, logger):
     from engine.train_loop import Trainer, stages
 
     trainer = Trainer(args, model, data["train"], data["val"], device, logger)
+    for line in [*trainer.train_features.lines(), *trainer.val_features.lines()]:
+        logger.info(line)
     if args.resume_model:
         trainer.resume(saved)
     pieces = args.gradient_accumulation_steps

@@ -262,6 +262,23 @@ def from_all(value: Value) -> list[Value]:
     return values
 
 
+def shares(number: int, at_once: int) -> list[tuple[list[int], int]]:
+    """Items 0 .. number - 1 in rounds of at most `at_once`: of each (this process's items, how many it has in all).
+
+    Every process takes part in every round: the last one is filled up with copies of the last item, which stand at the
+    end of what `gather` puts together.
+    """
+    own = max(1, min(at_once, number) // world_size())
+    step = own * world_size()
+    return [
+        (
+            [min(item, number - 1) for item in range(start + rank() * own, start + (rank() + 1) * own)],
+            min(step, number - start),
+        )
+        for start in range(0, number, step)
+    ]
+
+
 def summed(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over the processes (no gradient)."""
     if dist.is_initialized():

@@ -23,6 +23,7 @@ from engine.output_folder import settle
 from engine.tensorboard_curves import TensorBoardCurves
 from engine.training_step import SCORES, TrainingStep
 from evaluation.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
+from evaluation.frozen_features import FrozenFeatures
 from modules.ief_model import IEF
 from util import InputError, set_seed
 
@@ -112,7 +113,10 @@ class Trainer:
         logger: logging.Logger,
     ) -> None:
         self.args, self.model, self.device, self.logger = args, model, device, logger
-        self.train_data, self.val_data = train_data, val_data
+        shown = distributed.is_main()
+        self.train_features = FrozenFeatures.of(model, train_data, args, device, shown)
+        self.val_features = FrozenFeatures.of(model, val_data, args, device, shown)
+        self.train_data, self.val_data = self.train_features.data, self.val_features.data
         self.folder = Path(args.output_dir)
         self.plan = BatchPlan.of(args, train_data.split, distributed.world_size())
         self.records = fingerprint(train_data.split)
@@ -244,7 +248,7 @@ class Trainer:
             last = piece == pieces - 1
             silent = contextlib.nullcontext() if last or isinstance(parallel, TrainingStep) else parallel.no_sync()
             with silent:
-                loss, losses = parallel(to_device(next(batches), self.device))
+                loss, losses = parallel(to_device(self.train_features.join(next(batches)), self.device))
                 # data_parallel averages over the processes, while their shares of the loss add up
                 scaler.scale(loss * distributed.world_size() / pieces).backward()
             for name, value in {"total": loss.detach(), **losses}.items():
@@ -320,7 +324,9 @@ class Trainer:
         if within or epoch == progress.evaluated:
             return
         started = time.monotonic()
-        encoded = encode_split(self.model, self.val_data, self.args, self.device, distributed.is_main())
+        encoded = encode_split(
+            self.model, self.val_data, self.args, self.device, distributed.is_main(), self.val_features
+        )
         if encoded is not None:  # in the first process
             ranks = rank_split(self.model, encoded, self.args)
             result = summarise(ranks, encoded.relevance, self.args.seed, intervals=False)

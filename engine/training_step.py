@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from engine import distributed
-from modules.ief_model import IEF
+from modules.ief_model import IEF, known_text
 from modules.loss import channel_decorrelation, info_nce, topic_positives
 
 SCORES = ("fused", "qi", "qc")  # the order of --loss_weights
@@ -42,7 +42,7 @@ class TrainingStep(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         names = tuple(self.weights)
-        queries = self.model.encode_queries(batch["query_ids"], batch["query_mask"])
+        queries = self.model.encode_queries(batch["query_ids"], batch["query_mask"], known_text(batch, "query"))
         memes = self.model.encode_memes(
             batch, image=bool({"fused", "qi"} & set(names)), caption=bool({"fused", "qc"} & set(names))
         )

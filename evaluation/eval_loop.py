@@ -17,8 +17,9 @@ from dataloaders.data_dataloaders import meme_loader, query_batches
 from dataloaders.meme_dataset import SplitData
 from engine import distributed
 from evaluation.feature_store import FeatureStore
+from evaluation.frozen_features import FrozenFeatures
 from evaluation.query_record import BestMemes
-from modules.ief_model import IEF
+from modules.ief_model import IEF, known_text
 from modules.image_similarity import TightSimilarity
 from util import not_written, replaced_atomically, reserve
 
@@ -42,34 +43,38 @@ class EncodedSplit:
 
 @torch.no_grad()
 def encode_split(
-    model: IEF, data: SplitData, args: argparse.Namespace, device: torch.device, progress: bool = True
+    model: IEF,
+    data: SplitData,
+    args: argparse.Namespace,
+    device: torch.device,
+    progress: bool = True,
+    frozen: FrozenFeatures | None = None,
 ) -> EncodedSplit | None:
-    """Encode a split, its memes shared out to all processes: EncodedSplit on the first process, else None."""
+    """Encode a split, its memes shared out to all processes: EncodedSplit on the first process, else None.
+
+    `frozen`: what is known of the split's features already.
+    """
     model.eval()
+    data = frozen.data if frozen is not None else data
     relevance = metrics.Relevance(
         data.split.record_topic, data.split.record_meme, (len(data.queries), len(data.split.memes))
     )
     store = FeatureStore(args.feature_cache_gb, args.output_dir)
-    rank, processes = distributed.rank(), distributed.world_size()
-    number = len(data.split.memes)
-    share = max(1, min(args.batch_size_val, number) // processes)
-    # every process takes part in every round: the last one is filled up with copies of the last meme
-    rounds = [np.arange(start, start + share * processes) for start in range(0, number, share * processes)]
-    batches = [np.minimum(memes, number - 1)[rank * share : (rank + 1) * share].tolist() for memes in rounds]
-    loader = meme_loader(args, data, batches, pin_memory=device.type == "cuda")
+    rounds = distributed.shares(len(data.split.memes), args.batch_size_val)
+    loader = meme_loader(args, data, [own for own, _ in rounds], pin_memory=device.type == "cuda")
     bar = tqdm(loader, desc=f"encoding {data.split.name}", unit="batch", leave=False, disable=not progress)
-    for memes, batch in zip(rounds, bar, strict=True):
+    for (_, real), batch in zip(rounds, bar, strict=True):
+        batch = frozen.join(batch) if frozen is not None else batch
         features = model.encode_memes(to_device(batch, device))
         features["valid"] = valid_tokens(batch, features).to(device)
         features = distributed.gather(features)
         if distributed.is_main():
-            real = int((memes < number).sum())
             features = {name: tensor[:real] for name, tensor in features.items()}
             store.append(features, features.pop("valid"))
     if not distributed.is_main():
         return None
     store.finish()
-    return EncodedSplit(_encode_queries(model, data, args, device), store, relevance)
+    return EncodedSplit(_encode_queries(model, data, args, device, frozen), store, relevance)
 
 
 def valid_tokens(batch: Mapping[str, torch.Tensor], features: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -80,11 +85,12 @@ def valid_tokens(batch: Mapping[str, torch.Tensor], features: Mapping[str, torch
 
 
 def _encode_queries(
-    model: IEF, data: SplitData, args: argparse.Namespace, device: torch.device
+    model: IEF, data: SplitData, args: argparse.Namespace, device: torch.device, frozen: FrozenFeatures | None
 ) -> dict[str, torch.Tensor]:
     encoded = []
     for batch in query_batches(data, args.batch_size_val):
-        encoded.append(model.encode_queries(*(batch[name].to(device) for name in ("query_ids", "query_mask"))))
+        batch = to_device(frozen.join(batch) if frozen is not None else batch, device)
+        encoded.append(model.encode_queries(batch["query_ids"], batch["query_mask"], known_text(batch, "query")))
     longest = max(features["words"].shape[1] for features in encoded) if "words" in encoded[0] else 0
     joined = {}
     for name in encoded[0]:

@@ -16,8 +16,12 @@ from modules.caption_attention import CaptionAttention, mask_drawn_caption
 from modules.caption_similarity import CaptionPooling
 from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
 from modules.fusion import Fusion
-from modules.image_similarity import PooledSimilarity, TokenSimilarity
-from modules.transformer import masked_mean
+from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
+from modules.transformer import attendable, masked_mean
+
+TextFeatures = tuple[
+    torch.Tensor | None, torch.Tensor
+]  # words (N, L, w), None where they are not read; sentence (N, w)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,12 @@ class Wiring:
     has_image: bool = True  # branch qi
     has_caption: bool = True  # branch qc
     keep_pooled: bool = False  # CDCR reads the memes' mean token
+
+
+def known_text(batch: Mapping[str, torch.Tensor], kind: str) -> TextFeatures | None:
+    """What a frozen text tower gave for a batch's `query` or `caption` texts, where it was asked before, or None."""
+    sentence = batch.get(f"{kind}_sentence")
+    return None if sentence is None else (batch.get(f"{kind}_words"), sentence)
 
 
 class IEF(nn.Module):
@@ -56,6 +66,7 @@ class IEF(nn.Module):
         self.image_similarity = image_similarity
         self.caption_pooling = caption_pooling
         self.fusion = fusion
+        self.reads_words = isinstance(image_similarity, TokenSimilarity | TightSimilarity)
         # bfloat16 or float16: the two towers run in it, all else in the weights' precision
         self.tower_dtype: torch.dtype | None = None
 
@@ -68,16 +79,29 @@ class IEF(nn.Module):
         dtype = self.backbone.logit_scale.dtype
         return one.to(dtype), None if other is None else other.to(dtype)
 
-    def encode_queries(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _text(
+        self, ids: torch.Tensor, mask: torch.Tensor, known: TextFeatures | None, reads_words: bool
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Texts, ids and mask (N, L) -> words (N, L, d), None where they are not read, and sentence (N, d)."""
+        words, sentence = known or self.text_features(ids, mask)
+        assert words is not None or not reads_words
+        projected = self.backbone.project_text(words) if words is not None and reads_words else None
+        return projected, self.backbone.project_text(sentence)
+
+    def encode_queries(
+        self, ids: torch.Tensor, mask: torch.Tensor, known: TextFeatures | None = None
+    ) -> dict[str, torch.Tensor]:
         """Token ids and mask (B, L) -> what `similarities` reads of a query, computed once per query.
 
         `sentence` (B, d): the sentence feature at length 1; with a token interaction also `words` (B, L, d) and
-        `word_weight` (B, L).
+        `word_weight` (B, L). `known`: what the text tower gives for these texts, where that was computed before.
         """
-        words, sentence = self._tower(self.backbone.encode_text, ids, mask)
+        words, sentence = self._text(ids, mask, known, self.reads_words)
         return self._query_side(words, sentence, mask)
 
-    def _query_side(self, words: torch.Tensor, sentence: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _query_side(
+        self, words: torch.Tensor | None, sentence: torch.Tensor, mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         features = {"sentence": F.normalize(sentence, dim=-1)}
         if self.image_similarity is not None:
             features |= self.image_similarity.query_side(words, mask, sentence)
@@ -94,35 +118,35 @@ class IEF(nn.Module):
         features: dict[str, torch.Tensor] = {}
         words = sentences = present = None
         if self.wiring.reads_captions:
-            words, sentences, present = self._captions(batch["caption_ids"], batch["caption_mask"])
+            words, sentences, present = self._captions(batch)
         if caption and self.caption_pooling is not None:
             features["caption"] = self.caption_pooling(sentences, present)
         if image and self.image_similarity is not None:
             attended = present
             if "drawn_caption" in batch:
-                assert words is not None and sentences is not None and present is not None, (
-                    "captions are drawn of those"
-                )
-                attended = mask_drawn_caption(present, batch["drawn_caption"])
-                features |= self._drawn_queries(
-                    words, sentences, batch["caption_mask"], present, batch["drawn_caption"]
-                )
+                assert sentences is not None and present is not None, "captions are drawn of those that are read"
+                drawn = batch["drawn_caption"]
+                attended = mask_drawn_caption(present, drawn)
+                features |= self._drawn_queries(words, sentences, batch["caption_mask"], present, drawn)
             features |= self._image(batch, sentences, attended)
         return features
 
-    def _captions(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """ids, mask (B, K, L) -> the present captions' words (N, L, d), sentence features (B, K, d), mask (B, K)."""
+    def _captions(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """The present captions' words (N, L, d), where they are read, sentence features (B, K, d) and mask (B, K)."""
+        ids, mask = batch["caption_ids"], batch["caption_mask"]
         present = mask.any(dim=2)
         encoded = present.clone()
         encoded[0, 0] |= ~present.any()  # the tower never runs on nothing; what it then gives is masked everywhere
-        words, sentence = self._tower(self.backbone.encode_text, ids[encoded], mask[encoded])
+        reads_words = self.reads_words and "drawn_caption" in batch
+        known = known_text(batch, "caption")
+        words, sentence = self._text(ids[encoded], attendable(mask[encoded]), known, reads_words)
         sentences = sentence.new_zeros(*present.shape, sentence.shape[-1])
         sentences[encoded] = sentence
         return words, sentences, present
 
     def _drawn_queries(
         self,
-        words: torch.Tensor,
+        words: torch.Tensor | None,
         sentences: torch.Tensor,
         mask: torch.Tensor,
         present: torch.Tensor,
@@ -134,14 +158,13 @@ class IEF(nn.Module):
         place = (present.flatten().cumsum(0) - 1).view(present.shape)[row, slot].clamp(min=0)
         drawn_mask = mask[row, slot].clone()
         drawn_mask[:, 0] = True
-        features = self._query_side(words[place], sentences[row, slot], drawn_mask)
+        features = self._query_side(None if words is None else words[place], sentences[row, slot], drawn_mask)
         return {f"drawn_{name}": tensor for name, tensor in features.items()} | {"drawn_present": drawn >= 0}
 
     def _image(
         self, batch: Mapping[str, torch.Tensor], sentences: torch.Tensor | None, attended: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
-        frame_mask = batch["frame_mask"]
-        tokens, mask = self._visual_tokens(batch["pixels"], frame_mask, batch["emotions"])
+        tokens, mask = self._visual_tokens(batch)
         if self.caption_attention is not None:
             tokens = self.caption_attention(tokens, sentences, attended, batch.get("row_key"))
         assert self.aggregator is not None and self.image_similarity is not None
@@ -151,10 +174,20 @@ class IEF(nn.Module):
             features["pooled"] = F.normalize(masked_mean(tokens, mask), dim=-1)
         return features
 
-    def _visual_tokens(
-        self, pixels: torch.Tensor, frame_mask: torch.Tensor, emotions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Real frames (N, 3, H, W) of B memes -> tokens (B, V, d) and mask (B, V); absent frames are not computed."""
+    def _visual_tokens(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The real frames of B memes -> tokens (B, V, d) and mask (B, V); absent frames are not computed."""
+        frame_mask = batch["frame_mask"]
+        if "frame_features" in batch:
+            out = batch["frame_features"]
+        else:
+            out = self.frame_features(batch["pixels"], frame_mask, batch["emotions"])
+        out = self.backbone.project_image(out)
+        tokens = out.new_zeros(*frame_mask.shape, *out.shape[1:])
+        tokens[frame_mask] = out
+        return tokens.flatten(1, 2), frame_mask.repeat_interleave(out.shape[1], dim=1)
+
+    def frame_features(self, pixels: torch.Tensor, frame_mask: torch.Tensor, emotions: torch.Tensor) -> torch.Tensor:
+        """Real frames (N, 3, H, W), uint8, of B memes, emotions (B, E) -> what the image tower gives: (N, V / F, v)."""
         meme_of_frame = frame_mask.nonzero()[:, 0]
         patch_bias = extra_token = None
         if self.emotion_fusion is not None:
@@ -165,11 +198,16 @@ class IEF(nn.Module):
             else:
                 extra_token = embedded
         pixels = self.backbone.normalise(pixels, self.backbone.logit_scale.dtype)
-        pooled, patches = self._tower(self.backbone.encode_image, pixels, patch_bias, extra_token, meme_of_frame)
-        out = pooled[:, None] if self.wiring.visual_tokens == "cls" else patches
-        tokens = out.new_zeros(*frame_mask.shape, *out.shape[1:])
-        tokens[frame_mask] = out
-        return tokens.flatten(1, 2), frame_mask.repeat_interleave(out.shape[1], dim=1)
+        pooled, patches = self._tower(self.backbone.image_features, pixels, patch_bias, extra_token, meme_of_frame)
+        if self.wiring.visual_tokens == "cls":
+            return pooled[:, None]
+        assert patches is not None, "the needs were checked when the towers were loaded"
+        return patches
+
+    def text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and mask (N, L) -> words (N, L, w), sentence (N, w), as the text tower gives them."""
+        words, sentence = self._tower(self.backbone.text_features, ids, mask)
+        return words, sentence
 
     def similarities(
         self,

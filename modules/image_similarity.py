@@ -20,7 +20,9 @@ PAIRS_AT_ONCE = 2048  # of the cross encoder: bounds its memory
 class PooledSimilarity(nn.Module):
     """`dp`: cosine of the query's end-of-text feature and the masked mean of the visual tokens."""
 
-    def query_side(self, words: torch.Tensor, mask: torch.Tensor, sentence: torch.Tensor) -> dict[str, torch.Tensor]:
+    def query_side(
+        self, words: torch.Tensor | None, mask: torch.Tensor, sentence: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         return {"sentence": F.normalize(sentence, dim=-1)}
 
     def meme_side(self, tokens: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -39,7 +41,10 @@ class TokenSimilarity(nn.Module):
         self.word_weights = TokenWeights(dim, layers) if learned else None
         self.token_weights = TokenWeights(dim, layers) if learned else None
 
-    def query_side(self, words: torch.Tensor, mask: torch.Tensor, sentence: torch.Tensor) -> dict[str, torch.Tensor]:
+    def query_side(
+        self, words: torch.Tensor | None, mask: torch.Tensor, sentence: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        assert words is not None
         weight = self.word_weights(words, mask) if self.word_weights else uniform_weights(mask, words.dtype)
         return {"words": unit_tokens(words, mask), "word_weight": weight}
 
@@ -58,7 +63,10 @@ class TightSimilarity(PooledSimilarity):
         super().__init__()
         self.cross_encoder = cross_encoder
 
-    def query_side(self, words: torch.Tensor, mask: torch.Tensor, sentence: torch.Tensor) -> dict[str, torch.Tensor]:
+    def query_side(
+        self, words: torch.Tensor | None, mask: torch.Tensor, sentence: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        assert words is not None
         return super().query_side(words, mask, sentence) | {
             "words": words,
             "word_weight": mask.to(words.dtype),

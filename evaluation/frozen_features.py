@@ -1,0 +1,148 @@
+"""What frozen towers give for a split, computed once instead of in every epoch.
+
+A tower that nothing trains and that no emotion enters gives the same features for an item each time: those of all texts
+and of all frames are kept, before the trained projections, and joined to the batches by index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dataloaders.data_dataloaders import meme_loader
+from dataloaders.meme_dataset import SplitData
+from dataloaders.token_table import TokenTable, pad
+from engine import distributed
+from evaluation.feature_store import FeatureStore
+from modules.ief_model import IEF
+
+
+class TextStore(NamedTuple):
+    """Features of texts, and where in the store each text's are."""
+
+    store: FeatureStore
+    place: np.ndarray
+
+    def read(self, kind: str, texts: np.ndarray, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """`<kind>_sentence` (N, w) and, where words are kept, `<kind>_words` (N, L, w) of texts by index."""
+        found = self.store.read(self.place[texts], torch.device("cpu"), dtype)
+        return {f"{kind}_{name.removeprefix('token_')}": tensor for name, tensor in found.items()}
+
+
+@dataclasses.dataclass
+class FrozenFeatures:
+    """A split's features of the frozen towers, on every process; None of what is not frozen or not read.
+
+    queries, captions: `sentence` and, where they are read, `token_words` of each text. frames: `token_features` of each
+    meme's frames. Above --feature_cache_gb they lie on disk in half precision, as evaluation's do (FeatureStore).
+    """
+
+    data: SplitData
+    dtype: torch.dtype
+    tokens_per_frame: int = 1
+    queries: TextStore | None = None
+    captions: TextStore | None = None
+    frames: FeatureStore | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, model: IEF, data: SplitData, args: argparse.Namespace, device: torch.device, progress: bool = True
+    ) -> FrozenFeatures:
+        """Compute what `model` has frozen of the split's features, shared out to all processes."""
+        features = cls(data, model.backbone.logit_scale.dtype)
+        if model.backbone.is_frozen("text"):
+            features.queries = _text_store(model, data.queries, model.reads_words, args, device, progress)
+            if data.captions is not None and len(data.captions):
+                words = model.reads_words and args.caption_augmentation  # of captions that are queries too
+                features.captions = _text_store(model, data.captions, words, args, device, progress)
+        if data.images is not None and model.emotion_fusion is None and model.backbone.is_frozen("image"):
+            features.tokens_per_frame = model.backbone.patches if model.wiring.visual_tokens == "patch" else 1
+            features.frames = _frame_store(model, data, args, device, progress)
+            features.data = dataclasses.replace(data, images=None)  # the loaders have nothing left to decode
+        return features
+
+    def join(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch of memes, queries or records on the CPU -> the same with the features that are known of its items.
+
+        `query_sentence` (B, w), `caption_sentence` (N, w) of the present captions in their order, `frame_features`
+        (ΣF, V / F, v) and `frame_mask` (B, F); `query_words`, `caption_words` (N, L, w) where they are kept.
+        """
+        batch = dict(batch)
+        if self.queries is not None and "query_ids" in batch:
+            batch |= self.queries.read("query", batch["topic"].numpy(), self.dtype)
+        if self.captions is not None and "caption_ids" in batch:
+            offsets = self.data.caption_offsets
+            assert offsets is not None
+            own = [np.arange(offsets[meme], offsets[meme + 1]) for meme in batch["meme"].tolist()]
+            indices = np.concatenate(own)
+            # without any, the model masks what stands for them
+            indices = indices if len(indices) else np.zeros(1, np.int64)
+            batch |= self.captions.read("caption", indices, self.dtype)
+        if self.frames is not None and "meme" in batch:
+            memes = batch["meme"].numpy()
+            counts = torch.from_numpy(self.frames.lengths[memes] // self.tokens_per_frame)
+            tokens = self.frames.read(memes, torch.device("cpu"), self.dtype)["token_features"]
+            frames = tokens.unflatten(1, (-1, self.tokens_per_frame))
+            batch["frame_mask"] = torch.arange(int(counts.max())) < counts[:, None]
+            batch["frame_features"] = frames[batch["frame_mask"]]
+        return batch
+
+    def lines(self) -> Iterator[str]:
+        """What was computed once, for the log."""
+        texts = {"queries": self.queries, "captions": self.captions}
+        stores = {kind: of_texts.store for kind, of_texts in texts.items() if of_texts is not None}
+        stores |= {"memes' images": self.frames} if self.frames is not None else {}
+        for kind, store in stores.items():
+            where = "in memory" if store.folder is None else f"on disk in half precision ({store.folder.name})"
+            size = f"{sum(array.nbytes for array in store.arrays.values()) / 2**20:.1f} MiB"
+            yield f"{self.data.split.name}: {len(store):,} {kind} encoded once by the frozen tower, {size} {where}"
+
+
+def _text_store(
+    model: IEF, table: TokenTable, words: bool, args: argparse.Namespace, device: torch.device, progress: bool
+) -> TextStore:
+    """The text tower's features of all texts; they are encoded by length, the longest first."""
+    order = np.argsort(-np.diff(table.offsets), kind="stable")
+    store = FeatureStore(args.feature_cache_gb, args.output_dir)
+    rounds = distributed.shares(len(table), args.batch_size_val)
+    for own, real in tqdm(rounds, desc="frozen texts", unit="batch", leave=False, disable=not progress):
+        ids, mask = (tensor.to(device) for tensor in pad([table[text] for text in order[own]]))
+        token_words, sentence = model.text_features(ids, mask)
+        features = {"sentence": sentence, "valid": mask.sum(dim=1)}
+        _append(store, features | {"token_words": token_words} if words else features, real)
+    store.finish()
+    return TextStore(store, np.argsort(order))
+
+
+def _frame_store(
+    model: IEF, data: SplitData, args: argparse.Namespace, device: torch.device, progress: bool
+) -> FeatureStore:
+    """The image tower's features of all memes' frames, in their order."""
+    store = FeatureStore(args.feature_cache_gb, args.output_dir)
+    rounds = distributed.shares(len(data.split.memes), args.batch_size_val)
+    loader = meme_loader(
+        args, dataclasses.replace(data, captions=None), [own for own, _ in rounds], device.type == "cuda"
+    )
+    bar = tqdm(loader, desc=f"frozen images of {data.split.name}", unit="batch", leave=False, disable=not progress)
+    for (_, real), batch in zip(rounds, bar, strict=True):
+        frame_mask = batch["frame_mask"].to(device)
+        of_frames = model.frame_features(batch["pixels"].to(device), frame_mask, batch["emotions"].to(device))
+        tokens = of_frames.new_zeros(*frame_mask.shape, *of_frames.shape[1:])
+        tokens[frame_mask] = of_frames
+        valid = frame_mask.sum(dim=1) * of_frames.shape[1]
+        _append(store, {"token_features": tokens.flatten(1, 2), "valid": valid}, real)
+    store.finish()
+    return store
+
+
+def _append(store: FeatureStore, features: dict[str, torch.Tensor], real: int) -> None:
+    """Put the features of all processes into this process's store; `real`: how many are no copies."""
+    gathered = {name: tensor[:real] for name, tensor in distributed.gather(features).items()}
+    store.append(gathered, gathered.pop("valid"))
