@@ -16,6 +16,7 @@ from dataloaders.image_transform import PAD_COLOUR, Colour
 from dataloaders.meme_dataset import MemeDataset, RecordDataset, Sample, SplitData, collate, query_batch
 from dataloaders.meme_images import ImageSettings, MemeImages
 from dataloaders.meme_records import Split, emotion_ids, read_splits, texts
+from dataloaders.readability import readability, readability_lines
 from dataloaders.token_table import TextTokenizer, TokenTable
 from util import InputError
 
@@ -139,12 +140,15 @@ def tokenise(
     }
     queries = TokenTable(split.queries, tokenizer, args.max_words)
     counts["queries cut"] = queries.counts()
+    counts["queries read"] = readability(split.queries, queries, tokenizer)
     if captions_needed:
         all_captions = [texts(meme, args.caption_source) for meme in split.memes]
         kept = [texts_of_one[: args.max_captions] for texts_of_one in all_captions]
         offsets = np.concatenate([[0], np.cumsum([len(group) for group in kept])])
-        captions = TokenTable([text for group in kept for text in group], tokenizer, args.max_caption_words)
+        written = [text for group in kept for text in group]
+        captions = TokenTable(written, tokenizer, args.max_caption_words)
         counts["captions cut"] = captions.counts()
+        counts["captions read"] = readability(written, captions, tokenizer)
         counts["captions left out (--max_captions)"] = sum(map(len, all_captions)) - len(captions)
     emotions = [emotion_ids(meme.emotions, emotion_index) for meme in split.memes]
     unknown = sorted({word for meme in split.memes for word in meme.emotions} - emotion_index.keys())
@@ -171,7 +175,7 @@ def count_lines(counts: Mapping[str, dict[str, Any]], emotions_are_read: bool) -
             lines.append(
                 f"  {len(unknown)} emotion words are not in the model's vocabulary, read as unknown: {unknown[:20]}"
             )
-    return lines
+    return [*lines, *readability_lines(counts.values())]
 
 
 def train_loader(

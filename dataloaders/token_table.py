@@ -14,6 +14,10 @@ class TextTokenizer(Protocol):
         """(ids with start and end, at most `max_tokens`; how many were lost to the limit)."""
         ...
 
+    def unreadable(self, ids: Sequence[int]) -> int:
+        """How many of the ids are no words to the text tower, nor parts of one."""
+        ...
+
 
 class TokenTable:
     """Token ids of n texts. `cut[i]`: how many tokens text i lost to the limit."""

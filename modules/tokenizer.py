@@ -1,6 +1,7 @@
 """CLIP's tokenizer: text -> byte-pair ids, equal to the published one for any text."""
 
 import contextlib
+import functools
 import gzip
 import heapq
 import html
@@ -80,8 +81,19 @@ class Tokenizer:
         return pieces if not pending else [*pieces, ("\ufffd", tokens)]
 
     def unreadable(self, ids: Iterable[int]) -> int:
-        """How many of the ids are bytes of a character: no word to CLIP, which has met few such in training."""
-        return sum(tokens for _, tokens in self.pieces(ids) if tokens > 1)
+        """How many of the ids are bytes of a character, whole by themselves to no reader and seldom met in training."""
+        return sum(number in self._byte_pieces for number in ids)
+
+    @functools.cached_property
+    def _byte_pieces(self) -> frozenset[int]:
+        values = {character: value for value, character in enumerate(byte_characters())}
+        found = set()
+        for number, symbol in enumerate(self._symbols):
+            try:
+                bytes(values[letter] for letter in symbol.removesuffix("</w>")).decode()
+            except UnicodeDecodeError:
+                found.add(number)
+        return frozenset(found)
 
     def _encode_word(self, word: str) -> list[int]:
         *head, last = word.encode("utf-8")
