@@ -57,6 +57,7 @@ NOT_CHECKED_ON_RESUME = {  # flags that may differ between a run and its resumpt
     "do_eval",
     "device",
 }
+BY_THE_TOWER = {"max_words", "max_caption_words"}  # a run sets these lower where the text tower reads less
 TRAINING_ONLY = {
     "train_csv",
     "epochs",

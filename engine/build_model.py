@@ -9,6 +9,7 @@ from torch import nn
 
 from engine.arguments import reads_captions
 from modules.aggregator import MeanP, SeqLSTM, SeqTransf, TightTransf, start_from_text_tower
+from modules.backbones.names import source_of
 from modules.backbones.openai import FROM_SCRATCH, check_fit, load_strictly
 from modules.backbones.protocol import Backbone, Needs
 from modules.backbones.sources import empty_backbone, load_backbone, restore_backbone
@@ -36,16 +37,7 @@ def build_model(
     notes: list[str] = []
     image, caption = args.branches != "qc", args.branches != "qi"
     if saved is None:
-        needs = Needs(image, args.emotion_fusion if image else "none", args.visual_tokens == "patch")
-        backbone, weights = load_backbone(
-            args.pretrained_clip_name,
-            needs,
-            notes,
-            args.linear_patch,
-            args.clip_activation,
-            args.clip_heads,
-            args.embed_dim,
-        )
+        backbone, weights = load_towers(args, notes)
     else:
         backbone, weights = _restored(args, saved, image), "from a checkpoint"
         emotion_words = saved["emotion_words"]
@@ -78,6 +70,20 @@ def build_model(
     if args.do_train:
         _freeze(args, backbone, saved, notes)
     return model, weights, notes
+
+
+def load_towers(args: argparse.Namespace, notes: list[str]) -> tuple[Backbone, str]:
+    """The towers that the arguments name, with their weights: as `load_backbone`."""
+    image = args.branches != "qc"
+    return load_backbone(
+        args.pretrained_clip_name,
+        Needs(image, args.emotion_fusion if image else "none", image and args.visual_tokens == "patch"),
+        notes,
+        args.linear_patch,
+        args.clip_activation,
+        args.clip_heads,
+        args.embed_dim,
+    )
 
 
 def _restored(args: argparse.Namespace, saved: Mapping[str, Any], image: bool) -> Backbone:
@@ -123,11 +129,12 @@ def complete_arguments(args: argparse.Namespace) -> None:
 
 
 def check_nothing_is_untrained(args: argparse.Namespace, model: nn.Module) -> None:
-    """InputError where a model without a checkpoint has random parameters: all, or those beside CLIP's own."""
-    if starts_from_scratch(args):
+    """InputError where a model without a checkpoint has random parameters, in its towers or beside them."""
+    if not has_common_space(args):
+        why = "starts from scratch" if starts_from_scratch(args) else "has projections that are to be trained"
         raise InputError(
-            f"--do_eval without --init_model scores CLIP as it is loaded, but {args.pretrained_clip_name} starts from "
-            "scratch: give the checkpoint to evaluate (--init_model), or a CLIP with weights"
+            f"--do_eval without --init_model scores towers as they are loaded, but {args.pretrained_clip_name} {why}: "
+            "give the checkpoint to evaluate (--init_model), or other towers"
         )
     parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()} - {"backbone"})
     if parts:
@@ -135,6 +142,11 @@ def check_nothing_is_untrained(args: argparse.Namespace, model: nn.Module) -> No
             f"--do_eval without --init_model scores CLIP as it is, but these flags add parts that nothing has trained "
             f"({', '.join(parts)}): give the checkpoint to evaluate (--init_model), or --method zero_shot_clip"
         )
+
+
+def has_common_space(args: argparse.Namespace) -> bool:
+    """Whether the towers, as they are loaded, can compare texts with images."""
+    return not starts_from_scratch(args) and source_of(args.pretrained_clip_name) != "pair"
 
 
 def starts_from_scratch(args: argparse.Namespace) -> bool:

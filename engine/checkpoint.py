@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from engine import distributed
-from engine.arguments import NOT_CHECKED_ON_RESUME, build_parser
+from engine.arguments import BY_THE_TOWER, NOT_CHECKED_ON_RESUME, build_parser
 from engine.methods import METHODS
 from modules.backbones.openai import ClipSizes
 from modules.backbones.weights_file import load_tensors
@@ -261,8 +261,8 @@ def check_resumable(
         )
     own = vars(args)
     for name, old in state["arguments"].items():
-        by_the_tower = name in ("max_words", "max_caption_words") and name not in given  # where its context is less
-        if name not in NOT_CHECKED_ON_RESUME and name in own and own[name] != old and not by_the_tower:
+        unchecked = NOT_CHECKED_ON_RESUME | (BY_THE_TOWER - given)
+        if name not in unchecked and name in own and own[name] != old:
             raise InputError(f"{path}: was written with --{name} {old}, this run has {own[name]}")
     best = Path(args.output_dir) / "checkpoint_best.pt"
     if state["progress"]["best_epoch"] >= 0 and not best.is_file():

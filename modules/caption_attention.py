@@ -1,11 +1,15 @@
 """A meme's visual tokens attend to its captions (after Cap4Video, Wu et al. 2023). Only the visual side is updated."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from modules.row_dropout import RowDropout
 from modules.transformer import attendable
+
+HEADS = 8  # or the most that divide both it and the width
 
 
 class CrossAttention(nn.Module):
@@ -42,9 +46,9 @@ class CaptionAttention(nn.Module):
     Both residual branches start at zero, so that the cosines between loaded CLIP features survive the start.
     """
 
-    def __init__(self, dim: int, heads: int = 8, dropout: float = 0.1) -> None:
+    def __init__(self, dim: int, dropout: float = 0.1) -> None:
         super().__init__()
-        self.attention = CrossAttention(dim, heads, RowDropout(dropout, site=0))
+        self.attention = CrossAttention(dim, math.gcd(dim, HEADS), RowDropout(dropout, site=0))
         self.dropout_attended = RowDropout(dropout, site=1)
         first, last = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
         self.feed_forward = nn.Sequential(first, nn.GELU(), RowDropout(dropout, site=2), last)

@@ -103,8 +103,8 @@ class Transformer(nn.Module):
 
 
 def heads_for(width: int) -> int:
-    """CLIP's number of heads: one per 64 channels."""
-    return max(1, width // 64)
+    """CLIP's number of heads: one per 64 channels, or the next smaller number that divides the width."""
+    return next(heads for heads in range(max(1, width // 64), 0, -1) if width % heads == 0)
 
 
 def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from scripts.reproduction.command_lines import make_runs
 from util import InputError
 
 NOT_RUN = "not run"
-NO_WEIGHTS = "zero-shot needs loaded weights, and CLIP starts from scratch"
+NO_WEIGHTS = "zero-shot needs towers that have a common space of their own"
 
 
 def choose(args, communities, common):
@@ -66,12 +66,12 @@ def check_baseline(name, methods):
 
 
 def without_weights(methods, common):
-    """Those that evaluate CLIP as it is, where it starts from scratch: [Method]. InputError where these are all."""
-    from engine.build_model import starts_from_scratch
+    """Those that evaluate untrained towers, where such have no common space: [Method]. InputError where these are all."""
+    from engine.build_model import has_common_space
 
     name = "pretrained_clip_name"
     clip = getattr(common.values, name, build_parser().get_default(name))
-    if not starts_from_scratch(Namespace(pretrained_clip_name=clip)):
+    if has_common_space(Namespace(pretrained_clip_name=clip)):
         return []
     found = [method for method in methods if method.group != "reference" and not method.trained]
     if found and found == methods:

@@ -18,6 +18,7 @@ from engine.arguments import (
     with_method,
     without_effect,
 )
+from modules.backbones.names import source_of
 from scripts.reproduction.data_folders import PATHS
 from scripts.reproduction.plan import Run
 from util import InputError
@@ -178,7 +179,7 @@ def check_requirements(runs):
     from modules.backbones.published import path_of
     from modules.backbones.weights_file import read_weights
 
-    trained = [argparse.Namespace(**run.settings) for run in runs if run.method.group != "reference"]
+    trained = _settings(runs)
     for name, *_ in loaded_clips(runs):
         if not path_of(name).is_file():
             read_weights(path_of(name))  # raises the message that says where it comes from
@@ -202,21 +203,32 @@ def loaded_clips(runs):
     """The CLIPs that are read from files by these runs: {(name, activation, *heads): None}, as their flags say them."""
     from engine.build_model import starts_from_scratch
 
-    settings = [argparse.Namespace(**run.settings) for run in runs if run.method.group != "reference"]
     return dict.fromkeys(
         (args.pretrained_clip_name, args.clip_activation, *(args.clip_heads or ()))
-        for args in settings
-        if not starts_from_scratch(args)
+        for args in _settings(runs)
+        if not starts_from_scratch(args) and source_of(args.pretrained_clip_name) == "openai"
     )
+
+
+def _settings(runs):
+    return [argparse.Namespace(**run.settings) for run in runs if run.method.group != "reference"]
 
 
 def check_weights(runs):
     """InputError where the weights that these runs begin with are not known to fit: now, not in each run."""
+    from engine.build_model import load_towers
     from modules.backbones.openai import read_clip
     from modules.backbones.published import path_of
 
     for name, activation, *heads in loaded_clips(runs):
         read_clip(path_of(name), activation, heads or None)
+    others = {}  # by what they are asked for
+    for args in _settings(runs):
+        if source_of(args.pretrained_clip_name) != "openai":
+            needs = args.branches, args.emotion_fusion, args.visual_tokens, args.embed_dim
+            others[args.pretrained_clip_name, needs] = args
+    for args in others.values():
+        load_towers(args, notes=[])
 
 
 def is_path(name):

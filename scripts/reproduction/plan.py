@@ -31,6 +31,11 @@ class Run:
     dropped: tuple = ()
 
     @property
+    def given(self):
+        """The names of the flags that stand in the command."""
+        return {part.removeprefix("--") for part in self.command if str(part).startswith("--")}
+
+    @property
     def name(self):
         return f"{self.community} {self.method.name} seed {self.seed}"
 
@@ -95,12 +100,13 @@ class Plan:
 
 def changed_flags(run, args):
     """Yields what differs between the flags of a run that was made and those of its command."""
-    from engine.arguments import NOT_CHECKED_ON_RESUME, build_parser
+    from engine.arguments import BY_THE_TOWER, NOT_CHECKED_ON_RESUME, build_parser
 
     default = build_parser().get_default  # for a flag which is newer than the run
+    unchecked = NOT_CHECKED_ON_RESUME | (BY_THE_TOWER - run.given)
     for name, value in run.settings.items():
         old = args.get(name, default(name))
-        if name not in NOT_CHECKED_ON_RESUME and old != value:
+        if name not in unchecked and old != value:
             yield f"--{name} was {old}, is {value}"
 
 
@@ -126,7 +132,7 @@ def why_not_resumable(run):
     except (InputError, OSError) as error:
         return [f"{path} cannot be read: {error}"]
     try:
-        check_resumable(path, state, Namespace(**run.settings))
+        check_resumable(path, state, Namespace(**run.settings), run.given)
     except InputError as error:
         return [str(error)]
     except (LookupError, TypeError, AttributeError):

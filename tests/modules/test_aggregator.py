@@ -9,6 +9,7 @@ import torch
 from engine.arguments import build_parser
 from modules.aggregator import MeanP, SeqLSTM, SeqTransf, start_from_text_tower
 from modules.backbones.openai import CLIP
+from modules.caption_attention import CaptionAttention
 from tests import slow_formulas as slow
 from tests.model_parts import SMALL, randomised, small_model, small_model_and_notes
 
@@ -112,3 +113,11 @@ def test_a_model_starts_from_clip_where_widths_and_layers_allow_and_else_says_so
     fits = text_width == SMALL.embed_dim and layers <= SMALL.text_layers
     assert same == fits
     assert [header in note and "afresh" in note for note in notes] == ([] if fits else [True])
+
+
+@pytest.mark.parametrize("dim", [20, 36, 96, 1000])
+def test_new_parts_fit_any_width_of_towers(dim):
+    tokens, mask = torch.randn(2, 3, dim), torch.ones(2, 3, dtype=torch.bool)
+    captions = torch.randn(2, 2, dim)
+    assert SeqTransf(dim, 1, 6, 1)(tokens, mask).shape == tokens.shape
+    assert CaptionAttention(dim).eval()(tokens, captions, mask[:, :2]).shape == tokens.shape

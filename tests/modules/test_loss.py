@@ -136,7 +136,7 @@ class FeaturesOnly(nn.Module):
         self.drawn_present = drawn_present
         self.asked = set()
 
-    def encode_queries(self, ids, mask):
+    def encode_queries(self, ids, mask, known):
         return {"sentence": self.sentence}
 
     def encode_memes(self, batch, image=True, caption=True):

@@ -183,7 +183,7 @@ def test_of_methods_that_the_flags_make_equal_the_ablation_is_left_out(plan, met
 def test_zero_shot_is_left_out_where_clip_starts_from_scratch(plan):
     runs = plan(methods=["bm25", "zero_shot_clip", "zero_shot_clip_captions", "ief_qc"], shared=SCRATCH)
     assert [name.split()[1] for name in runs] == ["bm25", "ief_qc"]
-    why = "zero-shot needs loaded weights, and CLIP starts from scratch"
+    why = "zero-shot needs towers, and CLIP starts from scratch"
     assert plan.notes == [f"# note: zero_shot_clip{part} is not run: {why}" for part in ("", "_captions")]
 
 
@@ -321,10 +321,10 @@ def test_runs_are_dealt_to_the_gpus(plan, monkeypatch):
         ({"--": ["--resize", "pad"]}, "--resize has no effect on any of the methods (ief_qc)"),
         ({"--": ["--max_words", "2"]}, "ief_qc: --max_words below 3 leaves no word"),
         ({"--communities": ["community", "empty"], "--": ["--features_path", "x"]}, "--features_path is for one"),
-        ({"--methods": ["zero_shot_clip"], "--": SCRATCH}, "zero_shot_clip: zero-shot needs loaded weights"),
+        ({"--methods": ["zero_shot_clip"], "--": SCRATCH}, "zero_shot_clip: zero-shot needs towers"),
         (
             {"--methods": ["zero_shot_clip", "ief"], "--baseline": ["zero_shot_clip"], "--": SCRATCH},
-            "--baseline zero_shot_clip is not run: zero-shot needs loaded weights",
+            "--baseline zero_shot_clip is not run: zero-shot needs towers",
         ),
         (
             {"--methods": ["bm25", "ief"], "--": [*SCRATCH, "--skip_bad_images"]},
