@@ -102,7 +102,7 @@ def bert_vectors(words: Iterable[str], name: str | os.PathLike[str]) -> torch.Te
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
         raise InputError(
-            "--emotion_encoder bert needs transformers: pip install -r requirements-bert.txt "
+            "--emotion_encoder bert needs transformers: pip install -r requirements-hf.txt "
             "(or use --emotion_encoder clip)"
         ) from error
     try:

@@ -196,7 +196,7 @@ def check_requirements(runs):
             f"{' and '.join(missing)}: pip install -r requirements-references.txt, or give --methods without reference"
         )
     if berts and not find_spec("transformers"):
-        raise InputError("--emotion_encoder bert needs transformers: pip install -r requirements-bert.txt")
+        raise InputError("--emotion_encoder bert needs transformers: pip install -r requirements-hf.txt")
 
 
 def loaded_clips(runs):

@@ -181,7 +181,7 @@ def test_a_bert_that_is_not_there_is_named_with_the_places_looked_at(tmp_path):
 
 def test_without_transformers_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match=r"requirements-bert\.txt"):
+    with pytest.raises(InputError, match=r"requirements-hf\.txt"):
         bert_vectors(WORDS, "bert-base-uncased")
 
 
