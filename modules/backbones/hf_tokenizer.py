@@ -35,6 +35,8 @@ def import_transformers() -> Any:
         import transformers
     except ImportError as error:
         raise InputError(f"these towers need transformers: pip install -r {REQUIREMENTS}") from error
+    transformers.logging.set_verbosity_error()  # what does not fit is an error here, the rest does not concern a run
+    transformers.logging.disable_progress_bar()
     return transformers
 
 
@@ -61,7 +63,7 @@ class HuggingFaceTokenizer:
         places = range(len(whole) - len(body) + 1)
         start = next((place for place in places if whole[place : place + len(body)] == body), 0)
         self._before, self._after = whole[:start], whole[start + len(body) :]
-        model = None if self._backend is None else self._backend.model
+        model: Any = None if self._backend is None else self._backend.model
         self._word_end: str = getattr(model, "end_of_word_suffix", None) or ""
         self._continues: str = model.continuing_subword_prefix if type(model).__name__ == "WordPiece" else ""
         parts = [] if self._backend is None else [self._backend.pre_tokenizer, self._backend.decoder]
