@@ -151,6 +151,7 @@ class HuggingFace(Backbone):
         if vision:
             self.visual = ImageTower(model.vision_model, getattr(model, "visual_projection", None))
         self.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(()))
+        self.eval()
 
     def text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask (N, L) -> words (N, L, d), the sentence's feature (N, d)."""
@@ -373,13 +374,14 @@ def _image_input(config: Mapping[str, Any], found: Mapping[str, Any] | None, not
         found = {}
     made = found.get("crop_size") if found.get("do_center_crop", True) and found.get("crop_size") else found.get("size")
     if isinstance(made, Mapping):
-        sides = {made.get(side, made.get("shortest_edge")) for side in ("height", "width")}
+        sides = [made.get(side, made.get("shortest_edge")) for side in ("height", "width")]
     else:
-        sides = {size if made is None else made}
-    if sides != {size}:
+        sides = [size if made is None else made]
+    if any(side != size for side in sides):
         raise InputError(f"its preprocessor makes images of {made}, its image tower reads {size} x {size} pixels")
-    if not found.get("do_rescale", True) or not math.isclose(
-        found.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-3
+    factor = found.get("rescale_factor", 1 / 255)
+    if not (
+        found.get("do_rescale", True) and isinstance(factor, float) and math.isclose(factor, 1 / 255, rel_tol=1e-3)
     ):
         raise InputError("its preprocessor does not bring the pixels into 0..1, as the mean and deviation here assume")
     normalises = found.get("do_normalize", True)
