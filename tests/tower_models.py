@@ -135,7 +135,7 @@ def write_model(folder, kind, seed=0, dropout=0.0, image_size=SIZE, **preprocess
         "altclip": "AltCLIP",
         "siglip": "Siglip",
     }
-    config = getattr(transformers, names[kind] + "Config")(text_config=text, vision_config=image, projection_dim=28)
+    config = getattr(transformers, names[kind] + "Config")(text_config=text, vision_config=image, projection_dim=24)
     torch.manual_seed(seed)
     model = getattr(transformers, names[kind] + "Model")(config).eval()
     with torch.no_grad():
