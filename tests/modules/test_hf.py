@@ -374,6 +374,34 @@ def test_a_configuration_that_does_not_fit_is_an_error_before_weights_are_read(c
     assert f"hf:{folder}" in str(error.value)
 
 
+@torch.no_grad()
+def test_an_early_clip_whose_configuration_names_another_end_token(clip):
+    """As most that are published: the library then takes the highest id for the end."""
+    transformers = tower_models.import_transformers()
+    folder, _ = clip
+    edit(folder / "config.json", text_config__eos_token_id=2, text_config__bos_token_id=0, text_config__pad_token_id=1)
+    library = transformers.CLIPModel.from_pretrained(folder).eval()
+    backbone, _ = load_backbone(f"hf:{folder}", Needs(), [])
+    batch = librarys_batch(library, backbone, folder)
+    close(backbone.text_features(*ids_and_mask(backbone))[1], library.get_text_features(**batch).pooler_output)
+
+
+@torch.no_grad()
+def test_a_vocab_txt_is_enough_of_a_tokenizer(tmp_path):
+    """As in most of Chinese-CLIP's folders."""
+    folder = tmp_path / "model"
+    library = tower_models.write_model(folder, "chinese_clip")
+    words = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in sorted(words, key=words.get)))
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    backbone, _ = load_backbone(f"hf:{folder}", Needs(), [])
+    ids = torch.tensor([[words[word] for word in ("[CLS]", "今", "天", "angry", "[SEP]")]])
+    assert backbone.tokenizer.encode("今天 ANGRY") == ids[0].tolist()
+    found = backbone.text_features(ids, torch.ones_like(ids, dtype=torch.bool))[1]
+    close(found, library.get_text_features(input_ids=ids).pooler_output)
+
+
 def test_siglip_without_a_pooling_is_an_error(tmp_path):
     tower_models.write_model(tmp_path / "model", "siglip")
     edit(tmp_path / "model" / "config.json", vision_config__vision_use_head=False)
