@@ -184,6 +184,9 @@ class HuggingFace(Backbone):
             towers.append(list(image.encoder.layers))
         return embeddings, towers
 
+    def freeze_unreached(self, patches: bool) -> None:
+        """Nothing: every parameter takes part in the pooled feature and in the patches."""
+
     def recipe(self) -> dict[str, Any]:
         return {
             "source": "hf",

@@ -105,7 +105,7 @@ def test_emotions_that_are_not_trained_yet_leave_the_towers_as_they_are(place, k
     library, _ = load_backbone(f"hf:{folder}", Needs(), [])
     pixels = torch.randint(0, 256, (2, 3, tower_models.SIZE, tower_models.SIZE), dtype=torch.uint8)
     ids = torch.tensor([model.train().backbone.tokenizer.encode("今天不加班")] * 2)
-    tokens, _ = model._visual_tokens(pixels, torch.ones(2, 1, dtype=torch.bool), torch.tensor([[1], [0]]))
+    tokens = model.frame_features(pixels, torch.ones(2, 1, dtype=torch.bool), torch.tensor([[1], [0]]))
     expected = library.encode_image(library.normalise(pixels))[0]
     assert tokens.squeeze(1).equal(expected)
     sentence = library.encode_text(ids, ids >= 0)[1]

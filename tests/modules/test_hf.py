@@ -200,23 +200,14 @@ def test_emotion_words_are_sentences(pair):
 # --- training
 
 
-def test_every_parameter_is_reached_by_the_features(pair):
+@pytest.mark.parametrize("kind", [0, 1])
+def test_every_parameter_is_reached_by_the_pooled_feature_and_by_the_patches(pair, kind):
     backbone, *_ = pair
     words, sentence = backbone.encode_text(*ids_and_mask(backbone, TEXTS[:2]))
-    pooled, _ = backbone.encode_image(pixels())
-    (words.square().sum() + sentence.square().sum() + pooled.square().sum()).backward()
+    (words.square().sum() + sentence.square().sum() + backbone.encode_image(pixels())[kind].square().sum()).backward()
     unread = [name for name, parameter in backbone.named_parameters() if parameter.grad is None]
     backbone.zero_grad()
     assert unread == ["logit_scale"]
-
-
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_with_patches_what_only_the_pooling_reads_is_frozen(kind, tmp_path):
-    tower_models.write_model(tmp_path / "model", kind)
-    backbone, _ = load_backbone(f"hf:{tmp_path / 'model'}", Needs(patches=True), [])
-    backbone.freeze_unreached(patches=True)
-    frozen = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
-    assert frozen == []
 
 
 def test_the_first_blocks_and_the_embeddings_are_frozen(pair):
