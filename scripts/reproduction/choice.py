@@ -66,7 +66,7 @@ def check_baseline(name, methods):
 
 
 def without_weights(methods, common):
-    """Those that evaluate untrained towers, where such have no common space: [Method]. InputError where these are all."""
+    """Those that score towers as they are, where these have no common space: [Method]. InputError where that is all."""
     from engine.build_model import has_common_space
 
     name = "pretrained_clip_name"

@@ -183,7 +183,7 @@ def test_of_methods_that_the_flags_make_equal_the_ablation_is_left_out(plan, met
 def test_zero_shot_is_left_out_where_clip_starts_from_scratch(plan):
     runs = plan(methods=["bm25", "zero_shot_clip", "zero_shot_clip_captions", "ief_qc"], shared=SCRATCH)
     assert [name.split()[1] for name in runs] == ["bm25", "ief_qc"]
-    why = "zero-shot needs towers, and CLIP starts from scratch"
+    why = "zero-shot needs towers that have a common space of their own"
     assert plan.notes == [f"# note: zero_shot_clip{part} is not run: {why}" for part in ("", "_captions")]
 
 
