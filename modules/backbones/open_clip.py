@@ -37,6 +37,7 @@ CONTEXT = 77  # the library's own default
 RESIZES = {"squash": "squash", "longest": "pad"}  # its word for what is done with an oblong image -> --resize
 TOKENIZER_OPTIONS = {"clean", "strip_sep_token"}
 FOLDER_OF_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+INTERPOLATIONS = ("bicubic", "bilinear")
 MAX_LAYERS, MAX_NUMBER, MAX_PIXELS = 128, 2**24, 2048  # of what a checkpoint may claim
 NO_IMAGES = {"layers": 1, "width": 64, "patch_size": 32, "image_size": 32}  # stands in for a tower that is not needed
 UNSAFE = ("auto_map", "attn_implementation", "quantization_config")  # keys by which a configuration brings code
@@ -388,17 +389,21 @@ def _check(settings: Any) -> None:
         raise InputError(f"images of {image['size']} pixels a side")
     if len(image["mean"]) != 3 or len(image["std"]) != 3 or not all(value > 0 for value in image["std"]):
         raise InputError(f"images normalised by {image['mean']}, {image['std']}")
-    if (text.get("hf_model_name") is None) != (encoder is None):
-        raise InputError("a text encoder without its configuration")
+    if image["interpolation"] not in INTERPOLATIONS:
+        raise InputError(f"images resized by {image['interpolation']!r}")
+    for name, part in (("hf_model_name", encoder), ("hf_tokenizer_name", settings["tokenizer"])):
+        if bool(text.get(name)) != (part is not None):
+            raise InputError(f"{name} is {text.get(name)!r}, but what it names is {'' if part else 'not '}there")
     if encoder is not None:
         from open_clip.hf_configs import arch_dict
 
-        if encoder.get("model_type") not in arch_dict or not all(map(_is_safe, encoder)):
-            raise InputError(
-                f"a text encoder of a kind {str(encoder.get('model_type'))[:80]!r}, which open_clip has not"
-            )
-    if settings["tokenizer"] is None and text.get("vocab_size", VOCABULARY) != VOCABULARY:
-        raise InputError(f"a vocabulary of {text['vocab_size']:,} and no tokenizer; CLIP's has {VOCABULARY:,}")
+        if encoder.get("model_type") not in arch_dict:
+            raise InputError(f"a text encoder {str(encoder.get('model_type'))[:80]!r}, which is none of open_clip's")
+        if unsafe := [key for key in encoder if not _is_safe(key)]:
+            raise InputError(f"a text encoder with {unsafe[0]!r}")
+    vocabulary = (encoder or text).get("vocab_size", VOCABULARY)
+    if settings["tokenizer"] is None and vocabulary != VOCABULARY:
+        raise InputError(f"a vocabulary of {vocabulary:,} and no tokenizer; CLIP's has {VOCABULARY:,}")
     if vision.get("timm_model_name") is not None:
         import timm
 
@@ -433,6 +438,7 @@ def load(name: str, needs: Needs, notes: list[str]) -> tuple[OpenClip, str]:
             f"open_clip:{name}: expected open_clip:ARCH/TAG (weights that open_clip knows, such as "
             "ViT-B-32/laion2b_s34b_b79k) or open_clip:ARCH@FILE (a file of weights)"
         )
+    arch = arch if arch.endswith(".json") else arch.replace("/", "-")  # as the library reads ViT-B/32
     if file and not Path(file).is_file():
         raise InputError(f"{file}: no such file of weights (--pretrained_clip_name open_clip:{name})")
     model, preprocessing, folder = _architecture(library, arch)
@@ -469,14 +475,12 @@ def _architecture(library: Any, arch: str) -> tuple[dict[str, Any], dict[str, An
             raise InputError(f"{arch}: no configuration of open_clip: {first_line(error)}") from error
         return model, preprocessing, Path(arch).parent
     known = library.list_models()
-    arch = arch.replace("/", "-")
     if arch not in known:
         raise InputError(f"open_clip:{arch}: open_clip has no such architecture; {_like(arch, known)}")
     return library.get_model_config(arch), {}, None
 
 
 def _published(library: Any, arch: str, tag: str) -> dict[str, Any]:
-    arch = arch.replace("/", "-")
     found = library.get_pretrained_cfg(arch, tag)
     if not found:
         tags = library.list_pretrained_tags_by_model(arch)
@@ -494,15 +498,14 @@ def _like(name: str, known: Sequence[str]) -> str:
 
 def _usual_preprocessing(library: Any, arch: str, notes: list[str]) -> dict[str, Any]:
     """What all published weights of an architecture agree on, else CLIP's own, with a note."""
-    arch = arch.replace("/", "-")
     names = ("mean", "std", "interpolation", "resize_mode")
     found = [library.get_pretrained_cfg(arch, tag) for tag in library.list_pretrained_tags_by_model(arch)]
     kinds = {json.dumps({name: one.get(name) for name in names}) for one in found}
     if len(kinds) == 1:
         return json.loads(kinds.pop())
     notes.append(
-        f"open_clip:{arch}: nothing tells how these weights' images were normalised; taken as for OpenAI's CLIP (mean "
-        f"{MEAN}). A JSON file with model_cfg and preprocess_cfg in place of {arch} would tell"
+        f"open_clip:{arch}: nothing tells how these weights' images were normalised, so as OpenAI's CLIP has it (mean "
+        f"{MEAN}). A JSON file in the architecture's place can tell: its model_cfg and preprocess_cfg are read"
     )
     return {}
 
@@ -551,7 +554,7 @@ def _image(vision: Mapping[str, Any], preprocessing: Mapping[str, Any], name: st
     if not isinstance(size, int):
         raise InputError(f"{name}: images of {size} pixels; square ones are needed")
     interpolation = preprocessing.get("interpolation") or "bicubic"
-    if interpolation not in ("bicubic", "bilinear"):
+    if interpolation not in INTERPOLATIONS:
         notes.append(f"{name}: images are resized with bicubic, the nearest to {interpolation}")
         interpolation = "bicubic"
     resize = RESIZES.get(preprocessing.get("resize_mode") or "")
