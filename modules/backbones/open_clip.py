@@ -190,8 +190,8 @@ class ImageTransformer(ImageTower):
 class TimmTower(ImageTower):
     """The library's TimmModel: a trunk of timm and a head which may project. Its blocks are the trunk's, or its stages.
 
-    Patches are the places of the trunk's last map, each as if it were alone what is pooled; there are none where a
-    trained attention pools.
+    Patches are the places of the trunk's last map, each as if it alone were pooled; a pooling that knows the places
+    (CLIP's attention in a ResNet of timm) leaves none.
     """
 
     def __init__(self, tower: Any) -> None:
@@ -199,7 +199,12 @@ class TimmTower(ImageTower):
         from timm.models.vision_transformer import VisionTransformer
 
         trunk = tower.trunk
-        self._attends = getattr(trunk, "attn_pool", None) is not None or hasattr(tower.head, "pool")
+        attention = getattr(trunk, "attn_pool", None)
+        self._pools_places = hasattr(tower.head, "pool") or getattr(attention, "pos_embed", None) is not None
+        # whether the pooling itself leaves out what stands before the patches
+        self._leaves_out = getattr(trunk, "global_pool", "token") != "token"
+        if attention is not None:
+            self._leaves_out = not getattr(trunk, "pool_include_prefix", True)
         if type(trunk) is VisionTransformer:  # others turn their tokens by their places
             self.token_width = trunk.embed_dim
 
@@ -210,7 +215,7 @@ class TimmTower(ImageTower):
         with _one_more(extra_token, getattr(trunk, "norm_pre", None), getattr(trunk, "blocks", None)):
             features = trunk.forward_features(pixels)
         pooled = tower.head(trunk.forward_head(features))
-        if self._attends:
+        if self._pools_places:
             return pooled, None
         if features.ndim == 4:
             last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
@@ -219,7 +224,7 @@ class TimmTower(ImageTower):
         else:
             places = features[:, trunk.num_prefix_tokens :]
             alone = places.flatten(0, 1)[:, None]
-            if trunk.global_pool != "token":  # then the trunk itself leaves out what stands before the patches
+            if self._leaves_out:
                 alone = torch.cat([alone.new_zeros(len(alone), trunk.num_prefix_tokens, alone.shape[2]), alone], dim=1)
         return pooled, tower.head(trunk.forward_head(alone)).unflatten(0, places.shape[:2])
 

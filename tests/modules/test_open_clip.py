@@ -5,6 +5,8 @@ import io
 import json
 import shutil
 import socket
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from modules.backbones import open_clip
 from modules.backbones.protocol import START_LOGIT_SCALE, Needs
 from modules.backbones.sources import empty_backbone, load_backbone, restore_backbone
 from modules.emotion_encoder import EmotionChannel
-from tests.model_parts import padded_ids
+from tests.model_parts import padded_ids, write_archive
 from tests.open_clip_towers import ARCHITECTURES, import_open_clip, theirs, write_towers
 from util import InputError
 
@@ -149,6 +151,14 @@ def test_patches_are_in_the_space_of_what_is_pooled(towers):
     expected = normed @ model.visual.head.proj.weight.T
     assert_close(backbone.encode_image(pixels)[1], expected)
 
+    backbone, model, _ = towers("SigLIP")
+    pixels, trunk = pixels_for(backbone), model.visual.trunk
+    places = trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :]
+    pool = trunk.attn_pool  # of a single place it takes the value, whatever it asks for
+    values = pool.proj(pool.kv(places)[..., places.shape[-1] :])
+    expected = trunk.fc_norm(values + pool.mlp(pool.norm(values)))
+    assert_close(backbone.encode_image(pixels)[1], expected)
+
     backbone, *_ = towers("MobileCLIP")  # it pools a mean and projects it: the mean of the patches
     pooled, patches = backbone.encode_image(pixels_for(backbone))
     assert_close(patches.mean(dim=1), pooled)
@@ -161,6 +171,10 @@ def test_half_precision_and_other_wrappings_of_the_same_weights(tmp_path):
     assert source == str(weights) and {parameter.dtype for parameter in backbone.parameters()} == {torch.float32}
     pixels = pixels_for(backbone)
     assert_close(backbone.encode_image(pixels)[0], model.encode_image(pixels))
+    sizes = SimpleNamespace(image_size=64, context_length=20, vocab_size=49408)
+    write_archive(tmp_path / "archive.pt", model.state_dict(), sizes)  # as OpenAI published its ResNets, in fp16
+    other, _ = load_backbone(f"open_clip:{config}@{tmp_path / 'archive.pt'}", Needs(), [])
+    assert all(torch.equal(a, b) for a, b in zip(backbone.parameters(), other.parameters(), strict=True))
     state = {f"module.{key}": tensor for key, tensor in model.state_dict().items()}
     torch.save({"epoch": 3, "name": "a run of open_clip's", "state_dict": state}, tmp_path / "epoch_3.pt")
     other, _ = load_backbone(f"open_clip:{config}@{tmp_path / 'epoch_3.pt'}", Needs(), [])
@@ -250,10 +264,10 @@ def test_ief_with_unused_emotions_is_the_library_s_towers(kind, tmp_path):
     size = backbone.image_input.size
     frames = torch.randint(256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     frame_mask = torch.tensor([[True, False], [True, True]])
-    tokens, _ = ief._visual_tokens(frames, frame_mask, torch.tensor([[2, -1], [3, 2]]))
+    features = ief.frame_features(frames, frame_mask, torch.tensor([[2, -1], [3, 2]]))[:, 0]
     pixels = backbone.normalise(frames)
-    assert torch.equal(tokens[frame_mask], backbone.encode_image(pixels)[0])
-    assert_close(tokens[frame_mask], model.encode_image(pixels))
+    assert torch.equal(features, backbone.encode_image(pixels)[0])
+    assert_close(features, model.encode_image(pixels))
     expected = model.encode_text(tokenizer(["none", "happy", "sad"]))
     assert_close(ief.emotion_vectors.rows, expected)
 
@@ -356,7 +370,7 @@ def test_names_that_lead_nowhere(published, tmp_path, monkeypatch):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(InputError, match=r"pip install -r requirements-open_clip\.txt"):
         load_backbone("open_clip:ViT-B-32/openai", Needs(), [])
 
