@@ -465,7 +465,7 @@ def load(name: str, needs: Needs, notes: list[str]) -> tuple[OpenClip, str]:
         del backbone.visual
         backbone.patches = 0
     backbone.clamp_logit_scale()
-    return backbone, f"open_clip:{name} ({path})" if published is not None else str(path)
+    return backbone, f"open_clip:{name}" + ("" if file else f" ({path})")
 
 
 def _architecture(library: Any, arch: str) -> tuple[dict[str, Any], dict[str, Any], Path | None]:

@@ -168,7 +168,7 @@ def test_half_precision_and_other_wrappings_of_the_same_weights(tmp_path):
     config, weights, name = write_towers(tmp_path, "ResNet", half=True)
     model, _ = theirs(config, weights)
     backbone, source = load_backbone(name, Needs(), [])
-    assert source == str(weights) and {parameter.dtype for parameter in backbone.parameters()} == {torch.float32}
+    assert source == name and {parameter.dtype for parameter in backbone.parameters()} == {torch.float32}
     pixels = pixels_for(backbone)
     assert_close(backbone.encode_image(pixels)[0], model.encode_image(pixels))
     sizes = SimpleNamespace(image_size=64, context_length=20, vocab_size=49408)
