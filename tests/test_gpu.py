@@ -18,14 +18,18 @@ import torch.distributed as dist
 
 import metrics
 from benchmarks.train_step import VIT_B_32
+from dataloaders.token_table import pad
 from engine import distributed
 from engine.training_step import TrainingStep
 from evaluation import eval_loop
 from modules.backbones.openai import CLIP
+from modules.backbones.protocol import Needs
+from modules.backbones.sources import load_backbone
+from tests import tower_models
 from tests.engine.test_resume import run_and_die
 from tests.model_parts import batch_of, encoded, random_records, randomised, small_model, words_of
 from tests.processes import finish, program, ranks_environment, run_chains, start_process
-from tests.tiny_community import Place, prepared, read_json
+from tests.tiny_community import Place, prepared, read_json, run
 
 pytestmark = pytest.mark.gpu
 HAS_GPU = torch.cuda.is_available()
@@ -101,6 +105,37 @@ def test_features_of_vit_b_32_are_those_of_the_cpu(device, precision):
     for on_device, on_cpu in zip(found, expected, strict=True):
         cosine = torch.cosine_similarity(on_device.float().cpu(), on_cpu, dim=-1)
         assert (1 - cosine).max() <= {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-3}[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", ["chinese_clip", "siglip"])
+def test_features_of_transformers_towers_are_those_of_the_cpu(device, precision, kind, tmp_path):
+    tower_models.write_model(tmp_path, kind)
+    towers, _ = load_backbone(f"hf:{tmp_path}", Needs(patches=True), [])
+    ids, mask = pad([np.array(towers.tokenizer.tokenize(text, 20)[0]) for text in tower_models.TEXTS])
+    pixels = torch.randn(4, 3, tower_models.SIZE, tower_models.SIZE)
+    with torch.no_grad():
+        expected = *towers.encode_image(pixels), *towers.encode_text(ids, mask)
+        towers.to(device)
+        with torch.autocast(device.type, PRECISIONS[precision], enabled=PRECISIONS[precision] is not None):
+            found = *towers.encode_image(pixels.to(device)), *towers.encode_text(ids.to(device), mask.to(device))
+    for on_device, on_cpu in zip(found, expected, strict=True):
+        close = torch.cosine_similarity(on_device.float().cpu(), on_cpu, dim=-1)
+        close = close[mask] if close.shape == mask.shape else close
+        assert (1 - close).max() <= {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-3}[precision]
+
+
+def test_a_run_with_transformers_towers(device, place):
+    tower_models.write_model(place.folder / "towers", "chinese_clip", dropout=0.3)
+    towers = ["--pretrained_clip_name", f"hf:{place.folder / 'towers'}"]
+    code, printed = run([*place.flags("with towers", *SHORT, "--precision", "bf16"), *towers])
+    assert code == 0, printed
+    shutil.rmtree(place.folder / "towers")
+    code, printed = run(place.eval_flags("with towers, again", "with towers/checkpoint_best.pt"))
+    assert code == 0, printed
+    runs = [read_json(place.folder / name / "metrics.json") for name in ("with towers", "with towers, again")]
+    one, other = (record["test"]["scores"]["fused"]["query_to_meme"]["metrics"] for record in runs)
+    assert one == pytest.approx(other, abs=0.01)
 
 
 # --- runs --------------------------------------------------------------------------------------------------------
