@@ -71,7 +71,10 @@ class IEF(nn.Module):
         self.tower_dtype: torch.dtype | None = None
 
     def _tower(
-        self, function: Callable[..., tuple[torch.Tensor, Any]], first: torch.Tensor, *others: torch.Tensor | None
+        self,
+        function: Callable[..., tuple[torch.Tensor, Any]],
+        first: torch.Tensor,
+        *others: torch.Tensor | bool | None,
     ) -> tuple[torch.Tensor, Any]:
         """Run a tower in `tower_dtype`: its two features, which come out in the weights' precision."""
         with torch.autocast(first.device.type, self.tower_dtype, enabled=self.tower_dtype is not None):
@@ -198,11 +201,10 @@ class IEF(nn.Module):
             else:
                 extra_token = embedded
         pixels = self.backbone.normalise(pixels, self.backbone.logit_scale.dtype)
-        pooled, patches = self._tower(self.backbone.image_features, pixels, patch_bias, extra_token, meme_of_frame)
-        if self.wiring.visual_tokens == "cls":
-            return pooled[:, None]
-        assert patches is not None, "the needs were checked when the towers were loaded"
-        return patches
+        of_patches = self.wiring.visual_tokens == "patch"
+        inputs = pixels, patch_bias, extra_token, meme_of_frame, of_patches
+        pooled, patches = self._tower(self.backbone.image_features, *inputs)
+        return patches if of_patches else pooled[:, None]
 
     def text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask (N, L) -> words (N, L, w), sentence (N, w), as the text tower gives them."""

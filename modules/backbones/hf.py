@@ -107,7 +107,9 @@ class ImageTower(nn.Module):
         self.tower = tower
         self.projection = projection
 
-    def forward(self, pixels: torch.Tensor, extra_token: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None, patches: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Normalised pixels (N, 3, H, W), a further token (N, width) or None -> pooled (N, d), patches (N, P, d)."""
         x = self.tower.embeddings(pixels)
         length = x.shape[1]
@@ -116,8 +118,11 @@ class ImageTower(nn.Module):
         if self.projection is None:
             x = self.tower.encoder(inputs_embeds=x).last_hidden_state[:, :length]
             x = self.tower.post_layernorm(x)
+            pooled = self.tower.head(x)
+            if not patches:
+                return pooled, None
             alone = self.tower.head(x.flatten(0, 1)[:, None])  # as if a patch were all that there is to attend to
-            return self.tower.head(x), alone.unflatten(0, x.shape[:2])
+            return pooled, alone.unflatten(0, x.shape[:2])
         x = self.tower.encoder(inputs_embeds=self.tower.pre_layrnorm(x)).last_hidden_state[:, :length]
         x = self.projection(self.tower.post_layernorm(x))
         return x[:, 0], x[:, 1:]
@@ -163,10 +168,11 @@ class HuggingFace(Backbone):
         patch_bias: torch.Tensor | None = None,
         extra_token: torch.Tensor | None = None,
         meme_of_frame: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        patches: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Normalised pixels (N, 3, H, W) -> pooled (N, d), patches (N, P, d)."""
         with added(self.first_convolution(), patch_bias):
-            return self.visual(pixels, extra_token)
+            return self.visual(pixels, extra_token, patches)
 
     @property
     def token_width(self) -> int:

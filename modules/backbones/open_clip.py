@@ -155,7 +155,7 @@ class ImageTower(nn.Module):
         self.tower = tower
 
     def forward(
-        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None
+        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None, patches: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         return self.tower(pixels), None
 
@@ -175,12 +175,12 @@ class ImageTransformer(ImageTower):
         self.token_width = tower.conv1.out_channels
 
     def forward(
-        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None
+        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None, patches: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
         tower = self.tower
         with _one_more(extra_token, tower.ln_pre, tower.transformer):
-            pooled, patches = tower(pixels)
-        return pooled, (tower.ln_post(patches) if tower.final_ln_after_pool else patches) @ tower.proj
+            pooled, tokens = tower(pixels)
+        return pooled, (tower.ln_post(tokens) if tower.final_ln_after_pool else tokens) @ tower.proj
 
     def layers(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
         tower, blocks = self.tower, list(self.tower.transformer.resblocks)
@@ -209,13 +209,13 @@ class TimmTower(ImageTower):
             self.token_width = trunk.embed_dim
 
     def forward(
-        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None
+        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None, patches: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         tower, trunk = self.tower, self.tower.trunk
         with _one_more(extra_token, getattr(trunk, "norm_pre", None), getattr(trunk, "blocks", None)):
             features = trunk.forward_features(pixels)
         pooled = tower.head(trunk.forward_head(features))
-        if self._pools_places:
+        if self._pools_places or not patches:
             return pooled, None
         if features.ndim == 4:
             last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
@@ -315,10 +315,10 @@ class OpenClip(Backbone):
         patch_bias: torch.Tensor | None = None,
         extra_token: torch.Tensor | None = None,
         meme_of_frame: torch.Tensor | None = None,
+        patches: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         with added(self.first_convolution() if patch_bias is not None else None, patch_bias):
-            pooled, patches = self.visual(pixels, extra_token)
-        return pooled, patches
+            return self.visual(pixels, extra_token, patches)
 
     @property
     def token_width(self) -> int | None:

@@ -227,6 +227,7 @@ class CLIP(Backbone):
         patch_bias: torch.Tensor | None = None,
         extra_token: torch.Tensor | None = None,
         meme_of_frame: torch.Tensor | None = None,
+        patches: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised pixels (N, 3, H, W) -> CLS output (N, embed_dim), patches (N, P, embed_dim)."""
         out = self.visual(pixels, patch_bias, extra_token, meme_of_frame)

@@ -97,11 +97,13 @@ class Backbone(nn.Module):
         patch_bias: torch.Tensor | None = None,
         extra_token: torch.Tensor | None = None,
         meme_of_frame: torch.Tensor | None = None,
+        patches: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Normalised pixels (N, 3, H, W) -> pooled (N, v), patches (N, P, v) or None, as the image tower gives them.
 
         patch_bias (N, C, h, w): added to what the first convolution gives. extra_token (N, token_width): one more
-        token of the sequence, whose own output is dropped. meme_of_frame (N,): which frames are of one meme.
+        token of the sequence, whose own output is dropped. meme_of_frame (N,): which frames are of one meme. patches:
+        whether they are asked for.
         """
         raise NotImplementedError
 
@@ -124,10 +126,11 @@ class Backbone(nn.Module):
         patch_bias: torch.Tensor | None = None,
         extra_token: torch.Tensor | None = None,
         meme_of_frame: torch.Tensor | None = None,
+        patches: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Normalised pixels (N, 3, H, W) -> pooled (N, d), patches (N, P, d); see `image_features`."""
-        pooled, patches = self.image_features(pixels, patch_bias, extra_token, meme_of_frame)
-        return self.project_image(pooled), None if patches is None else self.project_image(patches)
+        pooled, of_patches = self.image_features(pixels, patch_bias, extra_token, meme_of_frame, patches)
+        return self.project_image(pooled), None if of_patches is None else self.project_image(of_patches)
 
     def normalise(self, pixels: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """uint8 pixels (..., 3, H, W) on any device -> what the image tower reads, in `dtype`."""
@@ -193,7 +196,7 @@ class Backbone(nn.Module):
         used = words.sum() + sentence.sum()
         if hasattr(self, "visual"):
             pixels = torch.zeros(1, 3, self.image_input.size, self.image_input.size)
-            pooled, of_patches = self.encode_image(pixels)
+            pooled, of_patches = self.encode_image(pixels, patches=patches)
             used = used + (of_patches if patches and of_patches is not None else pooled).sum()
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if used.requires_grad:
