@@ -411,7 +411,7 @@ def test_a_wrong_shape_is_named(tmp_path, state, name, shape):
 
 def test_a_clip_with_a_resnet_is_refused(tmp_path):
     resnet = {"visual.layer1.0.conv1.weight": torch.zeros(1), "visual.attnpool.c_proj.weight": torch.zeros(1)}
-    assert "vision transformer" in refusal(tmp_path / "RN50.pt", resnet)
+    assert "open_clip:RN50@FILE" in refusal(tmp_path / "RN50.pt", resnet)
 
 
 @pytest.mark.parametrize("kind", ["archive", "state dict"])
