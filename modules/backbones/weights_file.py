@@ -124,7 +124,9 @@ def what_it_is(path: str | os.PathLike[str]) -> str | None:
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "this is an HTML or XML page (of an error or a login?), saved in place of the weights"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
-        return "this is a safetensors file: of transformers, give its folder (hf:FOLDER), of open_clip open_clip:ARCH@FILE"
+        return (
+            "this is a safetensors file: of transformers, give its folder (hf:FOLDER), of open_clip open_clip:ARCH@FILE"
+        )
     if text.startswith((b"{", b"[")):
         return "this is a JSON file, not weights"
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
@@ -215,7 +217,7 @@ def what_the_names_are(state: Mapping[str, torch.Tensor]) -> str | None:
         return any(name.startswith(prefixes) for name in state)
 
     if there("visual.layer1.", "visual.attnpool."):
-        return "this is a CLIP with a ResNet (RN50 and its like): give it with open_clip:ARCH@FILE, such as open_clip:RN50@FILE"
+        return "this is a CLIP with a ResNet (RN50 and its like): open_clip:ARCH@FILE reads it, such as open_clip:RN50@FILE"
     if there("vision_model.", "text_model."):
         return "these are weights under Hugging Face's names (transformers' CLIPModel): give their folder, hf:FOLDER"
     if there("visual.trunk.", "text.transformer."):
