@@ -217,7 +217,7 @@ def what_the_names_are(state: Mapping[str, torch.Tensor]) -> str | None:
         return any(name.startswith(prefixes) for name in state)
 
     if there("visual.layer1.", "visual.attnpool."):
-        return "this is a CLIP with a ResNet (RN50 and its like): open_clip:ARCH@FILE reads it, such as open_clip:RN50@FILE"
+        return "this is a CLIP with a ResNet: give it with open_clip:ARCH@FILE, such as open_clip:RN50@FILE"
     if there("vision_model.", "text_model."):
         return "these are weights under Hugging Face's names (transformers' CLIPModel): give their folder, hf:FOLDER"
     if there("visual.trunk.", "text.transformer."):
