@@ -61,8 +61,6 @@ class TextTower(nn.Module):
         self.pad_id = pad_id
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        none = ~mask.any(dim=1, keepdim=True)
-        mask = torch.cat([mask[:, :1] | none, mask[:, 1:]], dim=1)  # nothing is one word of padding: never a NaN
         ids = ids.masked_fill(~mask, self.pad_id)
         words = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         sentence = pool(words, mask, self.pooling.mode)
@@ -123,6 +121,8 @@ def make_encoder(values: Mapping[str, Any], what: str) -> Any:
     try:
         with quiet(transformers):
             encoder = kind.from_config(config, trust_remote_code=False)
+        if not isinstance(encoder.get_input_embeddings(), nn.Embedding):
+            raise ValueError("it reads no words")
     except Exception as error:  # the configuration is a stranger's
         raise InputError(f"{what} cannot be made: {first_line(error)}") from error
     return _without_head(encoder)
@@ -135,7 +135,7 @@ def load_encoder(name: str, values: Mapping[str, Any]) -> Any:
     try:
         with quiet(transformers):
             encoder, found = kind.from_pretrained(
-                name, config=config, trust_remote_code=False, output_loading_info=True
+                name, config=config, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
             )
     except Exception as error:  # of the network, the hub, the files
         raise InputError(f"the weights of the text encoder {name} cannot be loaded: {first_line(error)}") from error
@@ -143,6 +143,10 @@ def load_encoder(name: str, values: Mapping[str, Any]) -> Any:
     prefix = f"{encoder.base_model_prefix}."
     parts = {key: key.removeprefix(prefix).partition(".")[0] for key in found["unexpected_keys"]}
     problems = [f"missing {key}" for key in sorted(found["missing_keys"]) if key.partition(".")[0] != "pooler"]
+    problems += [
+        f"{key}: {tuple(found_shape)} in the file, {tuple(own_shape)} in the model"
+        for key, found_shape, own_shape in sorted(found["mismatched_keys"])
+    ]
     problems += [  # those of another part are a head's: bert-base-uncased has one that guesses words
         f"unexpected {key}"
         for key, part in sorted(parts.items())
