@@ -1,9 +1,10 @@
 #!/bin/sh
 # Co-trains IEF on the demo community with a tiny CLIP, from scratch: sh co_train_demo.sh [more flags]
+# With `--pretrained_clip_name small` the towers are pretrained ones, whose weights are packages (docs/TOWERS.md).
 # Installs what is missing (scripts/set_up.sh) and draws the community into data/demo if it is not there.
 CDPATH="" cd "$(dirname "$0")" || exit
 . scripts/set_up.sh
-set_up requirements.txt
+set_up_for "$@"
 "$PYTHON" -m preprocess.make_demo --out data/demo || exit
 case " $* " in
   *" --resume_model"*) fresh= ;;

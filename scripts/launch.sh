@@ -23,17 +23,13 @@ CDPATH="" cd "$(dirname "$0")" || exit
 # check_files FLAGS: stop with all that is missing, before anything is installed or started
 check_files() {
   problems=
-  previous=
-  clip=
   weights=
   for flag in "$@"; do
     case $flag in
       --init_model* | --resume_model*) weights=not_needed ;;
-      --pretrained_clip_name=*) clip=${flag#*=} ;;
     esac
-    [ "$previous" != --pretrained_clip_name ] || clip=$flag
-    previous=$flag
   done
+  named_towers "$@"
   if [ -z "$DATA_PATH" ]; then
     problem "DATA_PATH is not set. It names the folder with train.csv, val.csv, test.csv and images/ (docs/DATA.md):" \
       "    DATA_PATH=/path/to/folder sh $0"
@@ -47,7 +43,7 @@ check_files() {
       esac
     done
   fi
-  if [ "$clip" = ViT-B/32 ] && [ -z "$weights" ] && [ ! -f modules/ViT-B-32.pt ]; then
+  if [ "$towers" = ViT-B/32 ] && [ -z "$weights" ] && [ ! -f modules/ViT-B-32.pt ]; then
     find_python
     problem "$PWD/modules/ViT-B-32.pt is missing: OpenAI's weights of CLIP. Put the file there, or fetch it:" \
       "    cd '$PWD' && sh scripts/set_up.sh && $PYTHON -m preprocess.download clip"
@@ -70,7 +66,7 @@ launch() {
   case ${GPUS:-1} in
     0 | *[!0-9]*) stop "GPUS=$GPUS: a number of processes, at least 1, is needed." ;;
   esac
-  set_up requirements.txt
+  set_up_for "$@"
   if [ -z "${GPUS:-}" ]; then
     GPUS=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())') || stop "torch does not work (above)."
     if [ "$GPUS" = 0 ]; then

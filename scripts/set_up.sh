@@ -59,6 +59,31 @@ set_up() {
   [ -z "$missing" ] || install "$1"
 }
 
+# set_up_for FLAGS: requirements.txt, and what the towers need that a command line names
+set_up_for() {
+  set_up requirements.txt
+  named_towers "$@"
+  case $towers in
+    small) set_up requirements-small.txt ;;
+    pair:*) set_up requirements-pair.txt ;;
+    hf:*) set_up requirements-hf.txt ;;
+    open_clip:*) set_up requirements-open_clip.txt ;;
+  esac
+}
+
+# named_towers FLAGS: sets towers to the last --pretrained_clip_name of a command line
+named_towers() {
+  towers=
+  previous=
+  for flag in "$@"; do
+    case $flag in
+      --pretrained_clip_name=*) towers=${flag#*=} ;;
+    esac
+    [ "$previous" != --pretrained_clip_name ] || towers=$flag
+    previous=$flag
+  done
+}
+
 # install FILE: what "$missing" lists, one requirement a line
 install() {
   echo "installing with $PYTHON:" $missing

@@ -280,6 +280,9 @@ def test_ief_with_unused_emotions_is_the_towers_exactly(names, image):
     pixels = torch.randint(256, (3, 3, size, size), dtype=torch.uint8)
     batch = {"pixels": pixels, "frame_mask": torch.ones(3, 1, dtype=torch.bool)}
     batch["emotions"] = torch.tensor([[2], [3], [0]])
+    seen = model.frame_features(pixels, batch["frame_mask"], batch["emotions"])
+    assert torch.equal(seen[:, 0], backbone.image_features(backbone.normalise(pixels))[0])
+    assert torch.equal(model.text_features(ids, mask)[1], backbone.text_features(ids, mask)[1])
     ours = model.similarities(model.encode_queries(ids, mask), model.encode_memes(batch))["qi"]
     text = F.normalize(backbone.encode_text(ids, mask)[1], dim=-1)
     pooled = backbone.encode_image(backbone.normalise(pixels))[0]

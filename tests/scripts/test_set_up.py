@@ -374,6 +374,29 @@ def test_demo(machine, shell):
     assert train[:2] == ["main_task_retrieval.py", "--do_train"] and train[-2:] == ["--epochs", "1"]
 
 
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("flags", "files"),
+    [
+        ([], []),
+        (["--pretrained_clip_name", "small"], ["requirements-small.txt"]),
+        (["--pretrained_clip_name=small", "--epochs", "1"], ["requirements-small.txt"]),
+        (["--pretrained_clip_name", "pair:test_vit+a b"], ["requirements-pair.txt"]),
+        (["--pretrained_clip_name", "hf:a/b"], ["requirements-hf.txt"]),
+        (["--pretrained_clip_name", "small", "--pretrained_clip_name", "ViT-tiny/8"], []),
+        (["--note", "small"], []),
+    ],
+    ids=str,
+)
+def test_what_the_named_towers_need_is_installed(machine, shell, flags, files):
+    folder = prepared(machine)
+    for script, environment in (("co_train_demo.sh", {}), ("co_train_english_memes.sh", {"DATA_PATH": str(folder)})):
+        assert machine.script(script, *flags, shell=shell, **environment).returncode == 0
+        asked = [call[-1] for call in machine.calls("missing_packages")]
+        assert asked == ["requirements.txt", *files]
+        assert all((ROOT / file).is_file() for file in asked)
+
+
 def prepared(machine, name="my memes"):
     folder = machine.elsewhere / name
     folder.mkdir()
