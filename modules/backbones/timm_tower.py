@@ -26,7 +26,6 @@ from util import InputError, first_line
 REQUIREMENTS = "requirements-pair.txt"
 NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?", re.ASCII)  # of timm: an architecture, and perhaps a tag of weights
 INTERPOLATIONS = ("bicubic", "bilinear")
-IN_A_BLOCK = re.compile(r"\.\d+\.")
 
 
 class Image(NamedTuple):
@@ -177,14 +176,17 @@ class TimmTower(nn.Module):
         return first if first.in_channels == 3 and first.groups == 1 else None
 
     def layers(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
-        """(the stem's parameters, the blocks in order, each as a list of parameters)."""
+        """(the stem's parameters, the blocks in order, each as a list of parameters).
+
+        timm counts what follows the last block to it.
+        """
         from timm.models import group_parameters
 
+        if not hasattr(self.trunk, "group_matcher"):
+            raise InputError(f"--freeze_layer_num: timm does not tell the blocks of {type(self.trunk).__name__} apart")
         groups = group_parameters(self.trunk, self.trunk.group_matcher(coarse=False))
-        parameters = dict(self.trunk.named_parameters())
-        stem, *blocks = (groups[number] for number in sorted(groups))
-        within = [[parameters[name] for name in block if IN_A_BLOCK.search(name)] for block in blocks]
-        return [parameters[name] for name in stem], [nn.ParameterList(block) for block in within if block]
+        stem, *blocks = ([self.trunk.get_parameter(name) for name in groups[number]] for number in sorted(groups))
+        return stem, [nn.ParameterList(block) for block in blocks]
 
 
 @contextlib.contextmanager
