@@ -300,7 +300,7 @@ def test_ief_with_unused_emotions_is_the_towers_exactly(names, image):
         ("test_vit", 6, {"cls_token", "pos_embed", "patch_embed"}),
         ("test_efficientnet", 5, {"conv_stem", "bn1"}),
         ("test_resnet", 4, {"conv1", "bn1"}),
-        ("test_convnext", 10, {"stem"}),  # what halves the places counts too
+        ("test_convnext", 10, {"stem"}),  # the norm before the classifier is one too
     ],
 )
 def test_freezing_the_first_layers(pairs, names, image, blocks, first):
