@@ -91,10 +91,11 @@ class Pair(Backbone):
         patch_bias: torch.Tensor | None = None,
         extra_token: torch.Tensor | None = None,
         meme_of_frame: torch.Tensor | None = None,
+        patches: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Normalised pixels (N, 3, H, W) -> timm's features before its classifier (N, v), places (N, P, v) or None."""
         with added(self.first_convolution(), patch_bias):
-            return self.visual(pixels, extra_token)
+            return self.visual(pixels, extra_token, patches)
 
     def project_text(self, features: torch.Tensor) -> torch.Tensor:
         return self.text_projection(features)

@@ -127,19 +127,27 @@ class TimmTower(nn.Module):
         self.places = places
 
     def forward(
-        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None
+        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None, patches: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """extra_token (N, token_width): joins the sequence behind its positions; dropped before the pooling."""
+        """extra_token (N, token_width): joins the sequence behind its positions; dropped before the pooling.
+
+        patches: whether they are asked for.
+        """
         with with_token(self.trunk, extra_token):
             features = self.trunk.forward_features(pixels)
-        return self.pooled(features), self._patches(features) if self.places else None
+        return self.pooled(features), self._patches(features) if self.places and patches else None
 
     def pooled(self, features: torch.Tensor) -> torch.Tensor:
         return self.trunk.forward_head(features, pre_logits=True)
 
     def _patches(self, features: torch.Tensor) -> torch.Tensor | None:
-        """The features of a network's last layer -> (N, P, v); None where they are no square of places."""
+        """The features of a network's last layer -> (N, P, v); None where they are no square of places.
+
+        None as well where the pooling itself reads where the places are (AttentionPool2d, RotAttentionPool2d).
+        """
         trunk = self.trunk
+        if any(type(module).__name__.endswith("AttentionPool2d") for module in trunk.modules()):
+            return None
         if features.ndim == 4:
             last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
             places = features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)

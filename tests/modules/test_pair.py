@@ -3,6 +3,7 @@
 import functools
 import json
 import socket
+import sys
 
 import pytest
 import torch
@@ -367,6 +368,7 @@ NOTHING = Needs(vision=True)
         ("tresnet_m", Needs(emotion="channel"), "--emotion_fusion channel"),  # pixels are folded first
         ("volo_d1_224", Needs(patches=True), "--visual_tokens patch"),
         ("crossvit_9_240", Needs(patches=True), "--visual_tokens patch"),
+        ("resnet50_clip", Needs(patches=True), "--visual_tokens patch"),  # its pooling reads the places
         ("test_vt", NOTHING, "timm has no image tower 'test_vt'; there are .*test_vit"),
         ("hf-hub:timm/test_vit", NOTHING, "timm has no image tower"),
         ("test_vit.none", NOTHING, "cannot be made: Invalid pretrained tag"),
@@ -569,6 +571,31 @@ def test_how_images_are_seen_is_timms_configuration(monkeypatch):
         timm.data, "resolve_model_data_config", lambda model: found(model) | {"interpolation": "lanczos"}
     )
     assert timm_tower.image_input("test_vit", notes).interpolation == "bicubic" and "'lanczos'" in notes[0]
+
+
+def test_timms_own_weights_are_taken_where_no_file_is_named(tmp_path, monkeypatch):
+    timm = import_timm()
+    network, make = random_network("test_vit"), timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **o: network if o["pretrained"] else make(name, **o))
+    write_text(tmp_path)
+    backbone, source = load(f"test_vit+{tmp_path}", Needs(), [], 16)
+    assert f"timm/test_vit.r160_in1k and {tmp_path}" in source
+    with torch.no_grad():
+        pixels = pixels_of(backbone)
+        expected = network.forward_head(network.forward_features(pixels), pre_logits=True)
+        assert torch.equal(backbone.image_features(pixels, patches=False)[0], expected)
+    assert backbone.image_features(pixels, patches=False)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("package", "file"), [("timm", "requirements-pair.txt"), ("transformers", "requirements-hf.txt")]
+)
+def test_a_missing_package_is_named(tmp_path, monkeypatch, package, file):
+    write_text(tmp_path)
+    (tmp_path / "image.pth").touch()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=f"{package}: pip install -r {file}"):
+        loaded(f"pair:test_vit@{tmp_path / 'image.pth'}+{tmp_path}")
 
 
 def test_without_a_network_it_is_said_which_file_to_fetch(tmp_path, monkeypatch):
