@@ -29,6 +29,7 @@ from util import InputError, set_seed
 
 QI_PARTS = (
     "backbone.visual.",
+    "backbone.image_projection.",
     "emotion_vectors.",
     "emotion_fusion.",
     "caption_attention.",
