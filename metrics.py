@@ -29,6 +29,7 @@ METRICS = (
 )
 TABLE_COLUMNS = ("R@1", "R@5", "R@10", "P@10", "MdR", "MnR", "mAP", "nDCG@10")
 TILE_ELEMENTS = 2**23
+LARGEST_SUM = 100.0  # of fitted coefficients
 UNPACKED_BYTES, UNPACKED_TIMES = 2**26, 32  # what an archive's arrays may take: the larger of so much and so many times
 
 
@@ -95,6 +96,11 @@ class Relevance:
         """The relevance of queries start ... stop - 1 alone, numbered from 0."""
         first, last = np.searchsorted(self.query, (start, stop))
         return Relevance(self.query[first:last] - start, self.meme[first:last], (stop - start, self.shape[1]))
+
+    def pairs_of(self, queries: np.ndarray) -> Relevance:
+        """The pairs of some queries alone; the others keep their numbers, and have nothing relevant."""
+        kept = np.isin(self.query, queries)
+        return Relevance(self.query[kept], self.meme[kept], self.shape)
 
     @property
     def counts(self) -> np.ndarray:
@@ -342,32 +348,43 @@ class ScoreRows(Protocol):
     def __getitem__(self, rows: slice, /) -> np.ndarray: ...
 
 
-def fit_weight(
-    qi: ScoreRows, qc: ScoreRows, relevance: Relevance, grid: Iterable[float] | None = None
-) -> tuple[float, float]:
-    """-> (alpha, mAP in %): the alpha whose alpha * QI + (1 - alpha) * QC has the highest query -> meme mAP.
+def fit_weights(qi: ScoreRows, qc: ScoreRows, relevance: Relevance) -> tuple[float, float]:
+    """-> (a, b), a >= 0, b >= 0, a + b <= LARGEST_SUM: the coefficients of the sum that tells the relevant memes best.
 
-    qi, qc: (Q, M) arrays, also memory-mapped ones: they are read in blocks of queries. grid: the alphas to
-    try (default 0, 0.01, ... 1). Of equally good ones the nearest to 0.5 wins, then the smaller.
+    They minimise InfoNCE of a * QI + b * QC over the whole gallery: minus the log-probability of a relevant meme in the
+    softmax over all memes, the mean over a query's relevant memes, then over the queries that have one. That is convex;
+    projected Newton's method in float64 finds the minimum. Its bound is that of CLIP's logit scale: where the scores
+    leave no relevant meme behind another, more would always be better. Both are 0 where neither matrix says anything.
+
+    qi, qc: (Q, M), also memory-mapped: they are read in blocks of queries. InputError on NaN or infinity.
     """
-    grid = np.linspace(0, 1, 101) if grid is None else grid
-    n_queries, n_memes = relevance.shape
     if qi.shape != relevance.shape or qc.shape != relevance.shape:
         raise ValueError(f"QI is {qi.shape}, QC is {qc.shape}, the relevance is {relevance.shape}")
-    step = max(1, TILE_ELEMENTS // n_memes)
-    blocks = [slice(start, min(start + step, n_queries)) for start in range(0, n_queries, step)]
-    parts = [relevance.queries(block.start, block.stop) for block in blocks]
-    tried = []
-    for alpha in map(float, grid):
-        ranks = [
-            relevant_ranks(weighted_sum((qi[block], qc[block]), (alpha, 1 - alpha)), part)
-            for block, part in zip(blocks, parts, strict=True)
-        ]
-        value = retrieval_metrics(np.concatenate(ranks), relevance.query, n_queries, n_memes)["mAP"]
-        # Rounded: neither sums in another order nor |0.4 - 0.5| against |0.6 - 0.5| may decide a tie.
-        tried.append((-round(value, 9), round(abs(alpha - 0.5), 9), alpha, value))
-    _, _, alpha, value = min(tried)
-    return alpha, value
+    if not len(relevance.query):
+        raise InputError("no query has a relevant item: there is nothing to fit")
+    point = np.zeros(2)
+    value, slope, curvature = _info_nce(qi, qc, relevance, point)
+    for iteration in range(100):
+        step = _lowest_in_triangle(point, slope, curvature) - point
+        expected = -float(slope @ step)
+        if expected < 1e-10:  # in nats; the next step of a method that doubles the digits is the last one
+            point = point + step if iteration else point
+            break
+        length = 1.0
+        while True:
+            tried = point + length * step
+            found = _info_nce(qi, qc, relevance, tried)
+            if found[0] <= value - 1e-4 * length * expected or length < 1e-6:
+                break
+            length /= 2
+        point, (value, slope, curvature) = tried, found
+    a, b = np.maximum(point, 0).tolist()
+    return a, b
+
+
+def share_of_first(a: float, b: float) -> float:
+    """alpha, whose alpha * QI + (1 - alpha) * QC orders memes as a * QI + b * QC does; 0.5 where both are 0."""
+    return a / (a + b) if a + b > 0 else 0.5
 
 
 def weighted_sum(matrices: Iterable[np.ndarray], weights: Iterable[float]) -> np.ndarray:
@@ -412,6 +429,58 @@ def _check_finite(tile: np.ndarray, row: int, column: int) -> None:
     if not finite.all():
         i, j = np.unravel_index(finite.argmin(), tile.shape)
         raise InputError(f"the score of query {row + i}, meme {column + j} is {tile[i, j]}; it must be finite")
+
+
+def _info_nce(
+    qi: ScoreRows, qc: ScoreRows, relevance: Relevance, point: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """-> (value, slope (2,), curvature (2, 2)) at point = (a, b) of the loss that `fit_weights` minimises."""
+    n_queries, n_memes = relevance.shape
+    value, slope, curvature, judged = 0.0, np.zeros(2), np.zeros((2, 2)), 0
+    height = max(1, TILE_ELEMENTS // 8 // n_memes)
+    for start in range(0, n_queries, height):
+        part = relevance.queries(start, min(start + height, n_queries))
+        rows = np.flatnonzero(part.counts)
+        if not len(rows):
+            continue
+        both = []
+        for matrix in (qi, qc):
+            block = _as_scores(matrix[start : start + part.shape[0]])
+            _check_finite(block, start, 0)
+            block = block[rows].astype(np.float64)
+            both.append(block - block[:, :1])  # a shift of a row changes nothing, and leaves zeros of a constant one
+        row, count = np.searchsorted(rows, part.query), part.counts[rows]
+        own = [np.bincount(row, weights=block[row, part.meme]) / count for block in both]
+        logits = point[0] * both[0] + point[1] * both[1]
+        highest = logits.max(axis=1)
+        chance = np.exp(logits - highest[:, None])
+        total = chance.sum(axis=1)
+        chance /= total[:, None]
+        value += float((np.log(total) + highest - point[0] * own[0] - point[1] * own[1]).sum())
+        for i, block in enumerate(both):
+            mean = np.einsum("qm,qm->q", chance, block)
+            slope[i] += (mean - own[i]).sum()
+            block -= mean[:, None]
+        curvature += [[np.einsum("qm,qm,qm->", chance, one, other) for other in both] for one in both]
+        judged += len(rows)
+    return value / judged, slope / judged, curvature / judged
+
+
+def _lowest_in_triangle(point: np.ndarray, slope: np.ndarray, curvature: np.ndarray) -> np.ndarray:
+    """Where the parabola through `point` is lowest, of a >= 0, b >= 0, a + b <= LARGEST_SUM."""
+    curvature = curvature + (1e-10 * np.trace(curvature) + 1e-30) * np.eye(2)  # of two equal matrices: the middle
+    inside = point - np.linalg.solve(curvature, slope)
+    if inside.min() >= 0 and inside.sum() <= LARGEST_SUM:
+        return inside
+    corners = LARGEST_SUM * np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    found = []
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        edge, way = corners[other] - corners[one], corners[one] - point
+        along = -(slope + curvature @ way) @ edge / (edge @ curvature @ edge)
+        place = corners[one] + min(max(along, 0.0), 1.0) * edge
+        way = place - point
+        found.append((float(slope @ way + way @ curvature @ way / 2), place.tolist()))
+    return np.array(min(found)[1])
 
 
 def _count_at_least(tile: np.ndarray, line: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -13,13 +13,14 @@ from metrics import (
     Relevance,
     average,
     bootstrap_intervals,
-    fit_weight,
+    fit_weights,
     format_table,
     load_array,
     per_query_metrics,
     random_expectation,
     ranks_from_tiles,
     shape_text,
+    share_of_first,
     weighted_sum,
 )
 from util import InputError, Parser, program, write_json
@@ -44,14 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fit_weights",
         action="store_true",
-        help="of two matrices: choose the weights on one part of the queries by mAP, report on the other part",
+        help="of two matrices: fit the weights on one part of the queries, report on the other part",
     )
     parser.add_argument(
         "--val_fraction",
         type=float,
         default=0.5,
         metavar="F",
-        help="share of the queries that --fit_weights chooses on, drawn with --seed (default: %(default)s)",
+        help="share of the queries that --fit_weights fits on, drawn with --seed (default: %(default)s)",
     )
     parser.add_argument(
         "--relevance",
@@ -160,7 +161,7 @@ def _report_fitted(
     """Fit the weights of two matrices on a part of the queries, report on the rest; returns what --json stores.
 
     What the fused score gains is measured against the matrix which is the better one on the fitted part. The
-    oracle's weights are the best of the reported queries themselves: no method may choose them.
+    oracle's weights are fitted on the reported queries themselves: no method may know them.
     """
     judged = np.flatnonzero(relevance.counts)
     n_val = round(val_fraction * len(judged))
@@ -171,16 +172,16 @@ def _report_fitted(
     shuffled = np.random.default_rng(seed).permutation(judged)
     val, rest = np.sort(shuffled[:n_val]), np.sort(shuffled[n_val:])
     first, second = matrices
-    alpha, val_map = _fit(matrices, relevance, val)
-    alone = [_fit(matrices, relevance, val, grid=[end])[1] for end in (1, 0)]
-    single = second if alone[1] > alone[0] else first
-    oracle_alpha, _ = _fit(matrices, relevance, rest)
+    coefficients, oracle = (fit_weights(*matrices.values(), relevance.pairs_of(some)) for some in (val, rest))
+    alpha, oracle_alpha = share_of_first(*coefficients), share_of_first(*oracle)
     weights = {
         first: (1.0, 0.0),
         second: (0.0, 1.0),
         "fused": (alpha, 1 - alpha),
         "oracle": (oracle_alpha, 1 - oracle_alpha),
     }
+    on_val = {name: _val_map(name, matrices, relevance, val, weights[name]) for name in (first, second, "fused")}
+    single = second if on_val[second] > on_val[first] else first
     part = _part(relevance, rest)
     rows: list[Row] = [("random", random_expectation(part), None)]
     per_query: dict[str, np.ndarray] = {}
@@ -192,7 +193,10 @@ def _report_fitted(
     compared = per_query["fused"][:, column], per_query[single][:, column]
     gain, low, high, p_bootstrap = paired_bootstrap(*compared, seed=seed)
     p_randomisation = randomisation_test(*compared, seed=seed)
-    print(f"weights fitted on {n_val:,} queries by mAP ({val_map:.2f}): fused = {_sum(first, second, alpha)}")
+    print(
+        f"weights fitted on {n_val:,} queries ({coefficients[0]:.2f} and {coefficients[1]:.2f}, mAP there "
+        f"{on_val['fused']:.2f}): fused = {_sum(first, second, alpha)}"
+    )
     print(
         f"query to meme, the other {len(rest):,} queries, {part.shape[1]:,} memes, {len(part.query):,} relevant pairs"
     )
@@ -202,16 +206,15 @@ def _report_fitted(
         f" {gain:+.2f} [{low:+.2f},{high:+.2f}]\n"
         f"p = {p_bootstrap:.4f} (paired bootstrap), {p_randomisation:.4f} (randomisation test), 10,000 resamples each"
     )
-    print(
-        f"oracle = {_sum(first, second, oracle_alpha)}, the best on the reported queries themselves: a bound, no result"
-    )
+    print(f"oracle = {_sum(first, second, oracle_alpha)}, fitted on the reported queries themselves: no result")
     print(LEGEND.format(seed))
     return {
         "fitted": {
             "val_fraction": val_fraction,
             "val_queries": n_val,
             "weights": [alpha, 1 - alpha],
-            "val mAP": val_map,
+            "coefficients": list(coefficients),
+            "val mAP": on_val["fused"],
         },
         "query_to_meme": {"queries": len(rest), "rows": _named(rows)},
         "gain": {
@@ -225,12 +228,17 @@ def _report_fitted(
     }
 
 
-def _fit(
-    matrices: Mapping[str, np.ndarray], relevance: Relevance, queries: np.ndarray, grid: Iterable[float] | None = None
-) -> tuple[float, float]:
-    """-> (alpha, its mAP) of fit_weight on these queries."""
-    one, other = (_Rows({name: matrix}, queries, (1,)) for name, matrix in matrices.items())
-    return fit_weight(one, other, _part(relevance, queries), grid)
+def _val_map(
+    name: str,
+    matrices: Mapping[str, np.ndarray],
+    relevance: Relevance,
+    queries: np.ndarray,
+    weights: Sequence[float],
+) -> float:
+    """mAP, query to meme, of the weighted sum on some queries (ascending)."""
+    part = _part(relevance, queries)
+    ranks = _ranks(name, _Rows(matrices, queries, weights).tile, part)[0]
+    return average(*per_query_metrics(ranks, part.query, *part.shape))["mAP"]
 
 
 def _part(relevance: Relevance, queries: np.ndarray) -> Relevance:
@@ -250,9 +258,6 @@ class _Rows:
 
     def tile(self, rows: slice, columns: slice) -> np.ndarray:
         return weighted_sum([m[self.queries[rows], columns] for m in self.matrices], self.weights)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        return self.tile(rows, slice(None))
 
 
 def _ranks(
