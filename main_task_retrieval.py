@@ -94,7 +94,7 @@ def run(args, given, device, folder):
     trainer = None
     if args.do_train:
         trainer = train(args, data, model, device, saved, logger)
-    evaluate(args, data, counts, model, device, logger, trainer, started)
+    evaluate(args, data, counts, model, device, logger, trainer, saved, started)
 
 
 def read_data(args):
@@ -103,7 +103,7 @@ def read_data(args):
     from dataloaders.communities import SPLITS
     from engine.arguments import reads_captions
 
-    names = SPLITS if args.do_train else loaders.existing_splits(args, ("val", "test"))
+    names = SPLITS if args.do_train else ("test",)
     splits, lines = loaders.read_community(args, names, reads_captions(args))
     return loaders.csv_paths(args, names), splits, lines
 
@@ -177,6 +177,8 @@ def describe_model(args, model, weights):
 def train(args, data, model, device, saved, logger):
     """All stages of --co_train; afterwards the model holds the best checkpoint's weights. Returns the Trainer."""
     from engine import distributed
+    from engine.arguments import needs_final_fit
+    from engine.final_fit import fit_at_the_end
     from engine.train_loop import Trainer, stages
 
     trainer = Trainer(args, model, data["train"], data["val"], device, logger)
@@ -197,20 +199,20 @@ def train(args, data, model, device, saved, logger):
         if trainer.run_stage(index, stage):
             trainer.load_best()
         trainer.next_stage()
+    if needs_final_fit(args):
+        fit_at_the_end(trainer)
     return trainer
 
 
-def evaluate(args, data, counts, model, device, logger, trainer, started):
-    """Choose α on val where that is asked for, score the test split once, print the table, write metrics.json."""
+def evaluate(args, data, counts, model, device, logger, trainer, saved, started):
+    """Score the test split once, print the table, write metrics.json."""
     from engine import distributed, test_record
 
-    val_alpha = None
-    if "val" in data and model.fusion is not None:
-        val_alpha = test_record.choose_alpha(args, model, data["val"], device, logger, trainer)
-    results = test_record.score_test(args, model, data["test"], device, val_alpha)
+    better_part = trainer.better_part if trainer is not None else (saved or {}).get("better_part")
+    results = test_record.score_test(args, model, data["test"], device, better_part)
     if distributed.is_main():
         seconds = time.monotonic() - started + (trainer.seconds_before if trainer is not None else 0)
-        test_record.write(args, model, counts, results, val_alpha, device, logger, trainer, seconds)
+        test_record.write(args, model, counts, results, device, logger, trainer, seconds)
     distributed.barrier()
 
 

@@ -30,6 +30,7 @@ METRICS = (
 TABLE_COLUMNS = ("R@1", "R@5", "R@10", "P@10", "MdR", "MnR", "mAP", "nDCG@10")
 TILE_ELEMENTS = 2**23
 LARGEST_SUM = 100.0  # of fitted coefficients
+LEAST_SLOPE = 1e-6  # nats that a unit of one has to gain: what is constant but for float32's last bits gains less
 UNPACKED_BYTES, UNPACKED_TIMES = 2**26, 32  # what an archive's arrays may take: the larger of so much and so many times
 
 
@@ -354,7 +355,8 @@ def fit_weights(qi: ScoreRows, qc: ScoreRows, relevance: Relevance) -> tuple[flo
     They minimise InfoNCE of a * QI + b * QC over the whole gallery: minus the log-probability of a relevant meme in the
     softmax over all memes, the mean over a query's relevant memes, then over the queries that have one. That is convex;
     projected Newton's method in float64 finds the minimum. Its bound is that of CLIP's logit scale: where the scores
-    leave no relevant meme behind another, more would always be better. Both are 0 where neither matrix says anything.
+    leave no relevant meme behind another, more would always be better. A part that gains less than LEAST_SLOPE nats per
+    unit gets 0; so both are 0 where neither matrix says anything.
 
     qi, qc: (Q, M), also memory-mapped: they are read in blocks of queries. InputError on NaN or infinity.
     """
@@ -463,7 +465,7 @@ def _info_nce(
             block -= mean[:, None]
         curvature += [[np.einsum("qm,qm,qm->", chance, one, other) for other in both] for one in both]
         judged += len(rows)
-    return value / judged, slope / judged, curvature / judged
+    return value / judged + LEAST_SLOPE * point.sum(), slope / judged + LEAST_SLOPE, curvature / judged
 
 
 def _lowest_in_triangle(point: np.ndarray, slope: np.ndarray, curvature: np.ndarray) -> np.ndarray:

@@ -37,15 +37,6 @@ def csv_paths(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Path]
     return paths
 
 
-def existing_splits(args: argparse.Namespace, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Of the wanted splits those whose CSV is named or there, and the last one, which has to be."""
-
-    def is_there(name: str) -> bool:
-        return bool(getattr(args, f"{name}_csv") or (args.data_path and Path(args.data_path, f"{name}.csv").is_file()))
-
-    return (*filter(is_there, wanted[:-1]), wanted[-1])
-
-
 def features_folder(args: argparse.Namespace) -> Path:
     return Path(args.features_path or Path(args.data_path) / "images")
 

@@ -60,6 +60,8 @@ NOT_CHECKED_ON_RESUME = {  # flags that may differ between a run and its resumpt
 BY_THE_TOWER = {"max_words", "max_caption_words"}  # a run sets these lower where the text tower reads less
 TRAINING_ONLY = {
     "train_csv",
+    "val_csv",
+    "fusion_data",
     "epochs",
     "batch_size",
     "gradient_accumulation_steps",
@@ -292,12 +294,18 @@ def _add_fusion_and_loss(parser: argparse.ArgumentParser) -> None:
         default="learned",
         help="score = A * QI + (1 - A) * QC with a learned A, one per query, or a constant (published: fixed)",
     )
+    group.add_argument(
+        "--fusion_data",
+        choices=("val", "train"),
+        default="val",
+        help="weights fitted on val after each epoch, with the towers as they are, or those trained on train",
+    )
     group.add_argument("--fusion_weight", type=share, default=0.5, metavar="A", help="with --fusion fixed")
     group.add_argument(
         "--co_train",
         choices=("joint", "staged"),
         default="joint",
-        help="all losses at once, or QI, then caption pooling, then the weight on val (published: staged)",
+        help="all losses at once, or QI, then caption pooling, then the weight's fit on val (published: staged)",
     )
     group.add_argument(
         "--loss_weights",
@@ -429,6 +437,19 @@ def reads_captions(args: argparse.Namespace) -> bool:
     return args.branches != "qi" or args.caption_fusion != "none" or args.caption_augmentation
 
 
+def fits_each_epoch(args: argparse.Namespace) -> bool:
+    """Whether the weights are fitted on val after each epoch."""
+    joint = args.branches == "qi_qc" and args.co_train == "joint"
+    return joint and args.fusion != "fixed" and args.fusion_data == "val"
+
+
+def needs_final_fit(args: argparse.Namespace) -> bool:
+    """Whether the weights are fitted on val with the best epoch's towers: staged training's, a network per query."""
+    if args.branches != "qi_qc" or args.fusion == "fixed":
+        return False
+    return args.co_train == "staged" or (args.fusion == "query" and args.fusion_data == "val")
+
+
 def check_task(args: argparse.Namespace, given: set[str]) -> None:
     """Raise InputError where the task or a number makes no sense; `given`: names of the flags that were given."""
     refuse(args.do_train == args.do_eval, "give one of --do_train and --do_eval")
@@ -480,11 +501,12 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[
     for flag in ("clip_activation", "clip_heads"):
         yield from only_with(flag, source == "openai", "a weights file in OpenAI's layout")
     yield from only_with("text_pool_type", caption, "the branch qc")
-    for flag in ("fusion", "loss_weights", "fusion_lr"):
+    for flag in ("fusion", "fusion_data", "loss_weights", "fusion_lr"):
         yield from only_with(flag, two, "both branches (--branches qi_qc)")
     for flag in ("caption_source", "max_caption_words", "max_captions"):
         yield from only_with(flag, reads_captions(args), "anything that reads captions")
-    yield from only_with("fusion_lr", args.fusion != "fixed", "--fusion learned or query")
+    for flag in ("fusion_lr", "fusion_data"):
+        yield from only_with(flag, args.fusion != "fixed", "--fusion learned or query")
     yield from only_with("fusion_weight", args.fusion == "fixed", "--fusion fixed")
     yield from only_with("bert_name", args.emotion_encoder == "bert", "--emotion_encoder bert")
     yield from only_with("emotion_encoder", args.emotion_fusion != "none", "--emotion_fusion channel or token")
@@ -497,7 +519,9 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[
     if staged and "loss_weights" in given:
         yield "loss_weights", "--loss_weights belong to --co_train joint: staged trains one loss at a time"
     if staged and "fusion_lr" in given:
-        yield "fusion_lr", "--fusion_lr belongs to --co_train joint: staged chooses the weight on val"
+        yield "fusion_lr", "--fusion_lr belongs to --co_train joint: staged fits the weight on val"
+    if staged and "fusion_data" in given:
+        yield "fusion_data", "--fusion_data belongs to --co_train joint: staged fits the weight on val"
 
 
 def check_settings(args: argparse.Namespace, given: set[str]) -> None:
@@ -529,6 +553,6 @@ def check_settings(args: argparse.Namespace, given: set[str]) -> None:
         )
         refuse(args.cdcr_lambda and not any(args.loss_weights[:2]), "--cdcr_lambda: no loss reads the image")
         refuse(
-            args.fusion != "fixed" and not args.loss_weights[0],
+            args.fusion != "fixed" and args.fusion_data == "train" and not args.loss_weights[0],
             f"--fusion {args.fusion} is trained through the fused loss, whose weight is 0",
         )

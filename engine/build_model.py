@@ -54,6 +54,8 @@ def build_model(
         parts["caption_pooling"] = CaptionPooling(args.text_pool_type, backbone.embed_dim, args.max_captions)
     if image and caption:
         parts["fusion"] = Fusion(args.fusion, backbone.embed_dim, args.fusion_weight)
+        if saved is not None and not (args.do_train and args.init_model):  # a new run fits its own
+            parts["fusion"].fitted = saved.get("fitted_alpha")
     wiring = Wiring(
         visual_tokens=args.visual_tokens,
         reads_captions=reads_captions(args),
@@ -66,7 +68,7 @@ def build_model(
     if saved is not None:
         load_strictly(model, saved["model"], "the checkpoint")
         if model.fusion is not None and args.fusion == "fixed":
-            model.fusion.choose(args.fusion_weight)  # the flag's, which may be another than the checkpoint's
+            model.fusion.weight.fill_(args.fusion_weight)  # the flag's, which may be another than the checkpoint's
     if args.do_train:
         _freeze(args, backbone, saved, notes)
     return model, weights, notes

@@ -20,6 +20,7 @@ from modules.transformer import ACTIVATIONS
 from util import InputError, first_line, replaced_atomically
 
 FORMAT = 1
+BEFORE_FUSION_DATA = "train"  # what --fusion_data was before there was the flag
 MODEL_FLAGS = {  # flags that make the model, whatever it is trained or evaluated on
     "pretrained_clip_name",
     "linear_patch",
@@ -49,6 +50,7 @@ def model_state(model: IEF, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": model.state_dict(),
+        "fitted_alpha": model.fusion.fitted if model.fusion is not None else None,
         "arguments": dict(vars(args)),
         "backbone": model.backbone.recipe(),
         "emotion_words": vectors.words if vectors is not None else [],
@@ -92,7 +94,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         found = f"format {state.get('format')}" if isinstance(state, dict) else type(state).__name__
         raise InputError(f"{path}: not a checkpoint of this program (found {found}, expected format {FORMAT})")
     state = _renamed(state)
-    wrong = [*_wrong_parts(state, MODEL_PARTS), *_wrong_arguments(state.get("arguments"))]
+    weights = {"fitted_alpha": None, "better_part": None} | state
+    wrong = [*_wrong_parts(state, MODEL_PARTS), *_wrong_parts(weights, WEIGHTS_PARTS)]
+    wrong += _wrong_arguments(state.get("arguments"))
     if wrong:
         raise InputError(f"{path}: a damaged or altered checkpoint: {'; '.join(wrong[:5])}")
     return state
@@ -145,6 +149,13 @@ MODEL_PARTS = {
         lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
         "a list of words",
     ),
+}
+WEIGHTS_PARTS = {  # of a checkpoint from before --fusion_data: absent
+    "fitted_alpha": (
+        lambda value: value is None or (isinstance(value, float) and 0 <= value <= 1),
+        "a number between 0 and 1",
+    ),
+    "better_part": (lambda value: value in (None, "qi", "qc"), "qi or qc"),
 }
 RESUMED_PARTS = {
     "optimizer": (lambda value: _is_dict(object, value), "an optimiser's state"),
@@ -248,7 +259,10 @@ def take_over(
 def check_resumable(
     path: str | os.PathLike[str], state: Mapping[str, Any], args: argparse.Namespace, given: set[str]
 ) -> None:
-    """InputError where resuming could not give the run that was not interrupted: says which flag, and how."""
+    """InputError where resuming could not give the run that was not interrupted: says which flag, and how.
+
+    A run that began before there was --fusion_data goes on with the trained weights, unless the flag is `given`.
+    """
     if "optimizer" not in state:
         raise InputError(f"{path}: holds a model only; resume from checkpoint_last.pt, or use --init_model")
     if wrong := list(_wrong_parts(state, RESUMED_PARTS)):
@@ -259,9 +273,11 @@ def check_resumable(
             f"{path}: was written by {processes} process(es), this run has {distributed.world_size()}: resuming "
             "takes the same number"
         )
+    if "fusion_data" not in state["arguments"] and "fusion_data" not in given:
+        args.fusion_data = BEFORE_FUSION_DATA
     own = vars(args)
-    for name, old in state["arguments"].items():
-        unchecked = NOT_CHECKED_ON_RESUME | (BY_THE_TOWER - given)
+    unchecked = NOT_CHECKED_ON_RESUME | (BY_THE_TOWER - given)
+    for name, old in ({"fusion_data": BEFORE_FUSION_DATA} | state["arguments"]).items():
         if name not in unchecked and name in own and own[name] != old:
             raise InputError(f"{path}: was written with --{name} {old}, this run has {own[name]}")
     best = Path(args.output_dir) / "checkpoint_best.pt"
@@ -281,7 +297,7 @@ def adopt_arguments(
     with --method the others too: else the run would not be the method that its record names.
     In training (--init_model) only the flags that make the model, and its fixed weight, are taken over.
     """
-    for name, old in state["arguments"].items():
+    for name, old in ({"fusion_data": BEFORE_FUSION_DATA} | state["arguments"]).items():
         if name in NOT_CHECKED_ON_RESUME | {"do_train", "datatype"} or not hasattr(args, name):
             continue
         own = getattr(args, name)

@@ -1,4 +1,4 @@
-"""The end of a run: α by a grid on val, the test split scored once, the table, metrics.json."""
+"""The end of a run: the test split scored once, what fusing gained, the table, metrics.json."""
 
 import argparse
 import logging
@@ -12,56 +12,31 @@ from torch import nn
 
 import metrics
 from dataloaders.meme_dataset import SplitData
-from engine import checkpoint, distributed, run_record
+from engine import distributed, run_record
 from engine.train_loop import Trainer, stages
 from evaluation.eval_loop import (
     EncodedSplit,
     alpha_of_queries,
     alpha_summary,
     encode_split,
-    grid_alpha,
     rank_split,
     summarise,
 )
 from evaluation.query_record import BestMemes, QueryRecord
+from evaluation.significance import paired_bootstrap
 from modules.ief_model import IEF
 from util import write_json
 
-
-def choose_alpha(
-    args: argparse.Namespace,
-    model: IEF,
-    data: SplitData,
-    device: torch.device,
-    logger: logging.Logger,
-    trainer: Trainer | None,
-) -> dict[str, float]:
-    """The α that a grid on val would choose: {"alpha", "val_mAP"}, the same in every process.
-
-    In staged training it becomes the model's own (step 3 of the recipe), also in checkpoint_best.pt, unless --fusion
-    is fixed.
-    """
-    encoded = encode_split(model, data, args, device, distributed.is_main())
-    chosen: dict[str, float] = {}
-    if encoded is not None:  # in the first process
-        alpha, value = grid_alpha(model, encoded, args)
-        chosen = {"alpha": alpha, "val_mAP": value}
-    chosen = distributed.from_main(chosen)
-    if trainer is not None and args.co_train == "staged" and args.fusion == "learned":
-        assert model.fusion is not None  # staged training is of both branches
-        model.fusion.choose(chosen["alpha"])
-        logger.info(f"staged training, step 3: α = {chosen['alpha']:.2f} has the best mAP on val")
-        if distributed.is_main():
-            path = Path(args.output_dir) / "checkpoint_best.pt"
-            state = checkpoint.load(path)
-            checkpoint.save(path, state | checkpoint.model_state(model, args))
-    return chosen
+PARTS = {"qi": "QI", "qc": "QC"}
 
 
 def score_test(
-    args: argparse.Namespace, model: IEF, data: SplitData, device: torch.device, val_alpha: dict[str, float] | None
+    args: argparse.Namespace, model: IEF, data: SplitData, device: torch.device, better_part: str | None
 ) -> dict[str, Any] | None:
-    """Everything that is measured on the test split; None but in the first process. Writes test_queries.npz."""
+    """Everything that is measured on the test split; None but in the first process. Writes test_queries.npz.
+
+    better_part: which of QI and QC was better on val; None where there is one part, or nobody knows.
+    """
     encoded = encode_split(model, data, args, device, distributed.is_main())
     if encoded is None:  # in another process than the first
         return None
@@ -71,13 +46,35 @@ def score_test(
         model,
         encoded,
         args,
-        val_alpha=None if val_alpha is None else val_alpha["alpha"],
         best=best,
         save_to=args.output_dir if args.save_similarity else None,
     )
     alpha, words = alpha_of_queries(model, encoded), word_weights(model, encoded, data)
     QueryRecord.of(data.split, relevance, ranks, best, alpha, words).save(args.output_dir)
-    return test_results(ranks, relevance, args.seed, alpha_summary(model, encoded))
+    gain = None if better_part is None else gain_of_fusing(ranks, relevance, better_part, args.select_metric, args.seed)
+    return test_results(ranks, relevance, args.seed, alpha_summary(model, encoded), gain)
+
+
+def gain_of_fusing(
+    ranks: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    relevance: metrics.Relevance,
+    part: str,
+    select_metric: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Fused minus one part, query to meme: {"part", "chosen by", "metrics": {name: {"gain", "interval"}}}.
+
+    The part was chosen on val by `select_metric`; R@1 and mAP are compared too. The intervals are those of the paired
+    bootstrap over queries, 95 %.
+    """
+    names, fused = metrics.per_query_metrics(ranks["fused"][0], relevance.query, *relevance.shape)
+    alone = metrics.per_query_metrics(ranks[part][0], relevance.query, *relevance.shape)[1]
+    gains = {}
+    for name in dict.fromkeys((select_metric, "mAP", "R@1")):
+        column = names.index(name)
+        gain, low, high, _ = paired_bootstrap(fused[:, column], alone[:, column], seed)
+        gains[name] = {"gain": gain, "interval": [low, high]}
+    return {"part": part, "chosen by": select_metric, "metrics": gains}
 
 
 def test_results(
@@ -85,8 +82,11 @@ def test_results(
     relevance: metrics.Relevance,
     seed: int,
     alpha: dict[str, float] | None = None,
+    gain: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What metrics.json says of the test split. ranks: of eval_loop.rank_tiles; alpha: of eval_loop.alpha_summary."""
+    """What metrics.json says of the test split. ranks: of eval_loop.rank_tiles; alpha: of eval_loop.alpha_summary;
+    gain: of `gain_of_fusing`.
+    """
     return {
         "scores": summarise(ranks, relevance, seed),
         "random": {
@@ -94,6 +94,7 @@ def test_results(
             "meme_to_query": {"metrics": metrics.random_expectation(relevance.transposed())},
         },
         "alpha": alpha,
+        "fused minus the better part": gain,
         "queries": relevance.shape[0],
         "memes": relevance.shape[1],
         "relevant pairs": len(relevance.query),
@@ -149,7 +150,6 @@ def write(
     model: IEF,
     counts: Mapping[str, dict[str, Any]],
     results: Mapping[str, Any],
-    val_alpha: dict[str, float] | None,
     device: torch.device,
     logger: logging.Logger,
     trainer: Trainer | None,
@@ -159,7 +159,7 @@ def write(
     record = run_facts(args, device) | {
         "best epoch": trainer.best if trainer is not None else None,
         "alpha": results["alpha"],
-        "alpha by a grid on val": val_alpha,
+        "trained alpha": model.fusion.theta_alpha if model.fusion is not None else None,
         "test": results,
         "counts": counts,
         "parameters": parameters(args, model, trainer),
@@ -174,18 +174,15 @@ def write(
         line = {"split": "test", **record["best epoch"], "alpha": results["alpha"], "scores": results["scores"]}
         run_record.write_lines(args, "metrics.jsonl", [*trainer.progress.history, line])
     write_json(Path(args.output_dir) / "metrics.json", record)  # last: a run that has it is finished
-    for text in table_lines(args, results, val_alpha):
+    for text in [*table_lines(results), *weights_lines(args, model, results)]:
         logger.info(text)
     logger.info(f"written to {Path(args.output_dir).resolve()}: {', '.join(run_record.written(args))}")
 
 
-def table_lines(
-    args: argparse.Namespace, results: Mapping[str, Any], val_alpha: dict[str, float] | None
-) -> Iterator[str]:
-    """The table of the test split, query to meme, with its heading."""
-    titles = {"qi": "QI", "qc": "QC", "fused": "fused", "fused_val_alpha": "fused, α by val"}
+def table_lines(results: Mapping[str, Any]) -> Iterator[str]:
+    """The table of the test split, query to meme, with its heading, and what fusing gained."""
     rows = []
-    for name, title in titles.items():
+    for name, title in {**PARTS, "fused": "fused"}.items():
         if name in results["scores"] and not (name == "fused" and len(results["scores"]) == 2):
             entry = results["scores"][name]["query_to_meme"]
             rows.append((title, entry["metrics"], entry["intervals"]))
@@ -196,10 +193,27 @@ def table_lines(
         f"{results['relevant pairs']} relevant pairs; % but MdR and MnR; 95 % bootstrap intervals over queries"
     )
     yield metrics.format_table(rows)
-    if results["alpha"] is not None:
-        alpha = results["alpha"]
+    if (found := results["fused minus the better part"]) is not None:
+        gains = "  ".join(
+            f"{name} {each['gain']:+.2f} [{each['interval'][0]:+.2f},{each['interval'][1]:+.2f}]"
+            for name, each in found["metrics"].items()
+        )
+        yield f"fused minus {PARTS[found['part']]}, the better part on val by {found['chosen by']}: {gains}"
+
+
+def weights_lines(args: argparse.Namespace, model: IEF, results: Mapping[str, Any]) -> Iterator[str]:
+    """The weights in use, how they were found, and whether one of the two parts adds nothing."""
+    alpha, fusion = results["alpha"], model.fusion
+    if fusion is None:
+        return
+    if fusion.fitted is not None:
+        trained = fusion.theta_alpha if args.co_train == "joint" else None
+        kind = f"fitted on val {fusion.fitted:.3f}" + ("" if trained is None else f", the trained one {trained:.3f}")
+    else:
         spread = f" (from {alpha['min']:.3f} to {alpha['max']:.3f} by query)" if args.fusion == "query" else ""
-        kind = {"learned": "learned", "query": "per query, mean", "fixed": "fixed"}[args.fusion]
-        yield f"score = α QI + (1 - α) QC: α {kind} {alpha['mean']:.3f}{spread}"
-    if val_alpha is not None:
-        yield f"a grid on val would choose α = {val_alpha['alpha']:.2f} (mAP on val {val_alpha['val_mAP']:.2f})"
+        kind = {"learned": "trained", "query": "per query, mean", "fixed": "fixed"}[args.fusion]
+        kind += f" {alpha['mean']:.3f}{spread}"
+    yield f"score = α QI + (1 - α) QC: α {kind}"
+    if fusion.fitted in (0, 1):
+        nothing, all_of_it = ("QC", "QI") if fusion.fitted else ("QI", "QC")
+        yield f"{nothing} adds nothing on val: its weight is 0, and the fused score is {all_of_it}"

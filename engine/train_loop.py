@@ -18,11 +18,13 @@ from dataloaders.data_dataloaders import train_loader
 from dataloaders.meme_dataset import SplitData
 from dataloaders.meme_records import fingerprint
 from engine import checkpoint, distributed, run_record
+from engine.arguments import fits_each_epoch
 from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from engine.output_folder import settle
 from engine.tensorboard_curves import TensorBoardCurves
 from engine.training_step import SCORES, TrainingStep
 from evaluation.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
+from evaluation.fitted_weights import fit_and_rank
 from evaluation.frozen_features import FrozenFeatures
 from modules.ief_model import IEF
 from util import InputError, set_seed
@@ -123,6 +125,7 @@ class Trainer:
         self.records = fingerprint(train_data.split)
         self.progress = Progress()
         self.best: dict[str, Any] | None = None  # stage, epoch and val metric of the weights that load_best took
+        self.better_part: str | None = None  # QI or QC, by that metric with those weights
         self.pending: dict[str, Any] | None = None  # the optimiser's part of a checkpoint, until its stage is set up
         self.seconds_before = 0.0  # of an interrupted run that this one goes on with
         self.tensorboard: TensorBoardCurves | None = None
@@ -325,13 +328,20 @@ class Trainer:
         if within or epoch == progress.evaluated:
             return
         started = time.monotonic()
+        fusion = self.model.fusion
         encoded = encode_split(
             self.model, self.val_data, self.args, self.device, distributed.is_main(), self.val_features
         )
         if encoded is not None:  # in the first process
-            ranks = rank_split(self.model, encoded, self.args)
+            if fusion is not None and fits_each_epoch(self.args):
+                fusion.fitted, ranks = fit_and_rank(self.model, encoded, self.args)
+            else:
+                ranks = rank_split(self.model, encoded, self.args)
             result = summarise(ranks, encoded.relevance, self.args.seed, intervals=False)
-            score = result[stage.select]["query_to_meme"]["metrics"][self.args.select_metric]
+            selected = {
+                name: both["query_to_meme"]["metrics"][self.args.select_metric] for name, both in result.items()
+            }
+            score = selected[stage.select]
             line = {
                 "split": "val",
                 "stage": stage.name,
@@ -339,6 +349,7 @@ class Trainer:
                 "step": progress.step,
                 "losses": progress.losses,
                 "alpha": alpha_summary(self.model, encoded),
+                "trained alpha": fusion.theta_alpha if fusion is not None else None,
                 "scores": result,
             }
             progress.history.append(line)
@@ -351,7 +362,8 @@ class Trainer:
                 checkpoint.save(
                     self.folder / "checkpoint_best.pt",
                     checkpoint.model_state(self.model, self.args)
-                    | {"stage": stage.name, "epoch": epoch, "val": {self.args.select_metric: score}},
+                    | {"stage": stage.name, "epoch": epoch, "val": {self.args.select_metric: score}}
+                    | {"better_part": max(("qi", "qc"), key=selected.__getitem__) if fusion is not None else None},
                 )
             own = result[stage.select]["query_to_meme"]["metrics"]
             with tqdm.external_write_mode():
@@ -359,8 +371,11 @@ class Trainer:
                 self.logger.info(
                     f"{stage.name} epoch {epoch}/{self.args.epochs}  val {name}: R@1 {own['R@1']:.2f}  "
                     f"R@5 {own['R@5']:.2f}  R@10 {own['R@10']:.2f}  MdR {own['MdR']:.1f}  mAP {own['mAP']:.2f}"
+                    f"{'' if fusion is None or fusion.fitted is None else f'  α {fusion.fitted:.3f}'}"
                     f"{'  (best so far)' if better else ''}  {time.monotonic() - started:.1f} s"
                 )
+        if fusion is not None:
+            fusion.fitted = distributed.from_main(fusion.fitted)
         progress.evaluated = epoch
         progress.evaluating += time.monotonic() - started
         progress.seconds = time.monotonic() - self.began
@@ -392,9 +407,13 @@ class Trainer:
 
     def load_best(self) -> None:
         """The best checkpoint's weights into the model of every process; the first one alone has the file."""
+        fitted = None
         if distributed.is_main():
             state = checkpoint.load(self.folder / "checkpoint_best.pt")
             self.model.load_state_dict(state["model"])
             self.best = {"stage": state["stage"], "epoch": state["epoch"], "val": state["val"]}
+            fitted, self.better_part = state.get("fitted_alpha"), state.get("better_part")
         distributed.copy_from_main(self.model)
+        if self.model.fusion is not None:
+            self.model.fusion.fitted = distributed.from_main(fitted)
         self.best = distributed.from_main(self.best)

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from evaluation.frozen_features import FrozenFeatures
 from evaluation.query_record import BestMemes
 from modules.ief_model import IEF, known_text
 from modules.image_similarity import TightSimilarity
-from util import not_written, replaced_atomically, reserve
+from util import replaced_atomically, reserve
 
 TILE_QUERIES, TILE_MEMES = 512, 8192  # memes of one token; of several, fewer
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}  # of the words x tokens product; a CPU should keep it in its cache
@@ -167,21 +166,17 @@ def rank_split(
     model: IEF,
     encoded: EncodedSplit,
     args: argparse.Namespace,
-    val_alpha: float | None = None,
     best: BestMemes | None = None,
     save_to: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{score name: (query->meme ranks, meme->query ranks)} of an encoded split, in bounded memory.
 
-    val_alpha: also the fixed fusion with this weight, as `fused_val_alpha`. best, save_to: as in `rank_tiles`.
+    best, save_to: as in `rank_tiles`.
     """
 
     def score(rows: slice, columns: slice) -> dict[str, np.ndarray]:
-        tile = score_tile(model, encoded, rows, np.arange(columns.start, columns.stop), args.rerank_top)
-        if val_alpha is not None and {"qi", "qc"} <= tile.keys():
-            tile["fused_val_alpha"] = val_alpha * tile["qi"] + (1 - val_alpha) * tile["qc"]
-        return tile
+        return score_tile(model, encoded, rows, np.arange(columns.start, columns.stop), args.rerank_top)
 
     return rank_tiles(score, list(tiles(model, encoded, args)), encoded.relevance, best, save_to, progress)
 
@@ -219,7 +214,7 @@ def rank_tiles(
                 for name, scores in tile.items():
                     counter = counters.setdefault(name, metrics.RankCounter(relevance))
                     getattr(counter, turn)(rows, columns, scores)
-                    if save_to is not None and turn == "observe" and name != "fused_val_alpha":
+                    if save_to is not None and turn == "observe":
                         if name not in saved:
                             saved[name] = _open_matrix(stack, save_to, name, relevance.shape)
                         saved[name][rows, columns] = scores
@@ -259,27 +254,6 @@ def summarise(
                 entry["intervals"] = metrics.bootstrap_intervals(names, values, seed=seed)
             result[name][direction] = entry
     return result
-
-
-def grid_alpha(model: IEF, encoded: EncodedSplit, args: argparse.Namespace) -> tuple[float, float]:
-    """The α which a grid on this split would choose, by mAP: (α, mAP), from the QI and QC scores."""
-    shape = encoded.relevance.shape
-    with tempfile.TemporaryFile(dir=args.output_dir) as file:  # not in memory, whatever the split's size
-        try:
-            reserve(file, 2 * shape[0] * shape[1] * np.dtype(np.float32).itemsize)
-        except OSError as error:
-            raise not_written(Path(args.output_dir) / "the scores on val", error) from error
-        qi, qc = np.memmap(file, np.float32, "w+", shape=(2, *shape))
-        return _grid_on_disk(model, encoded, args, qi, qc)
-
-
-def _grid_on_disk(
-    model: IEF, encoded: EncodedSplit, args: argparse.Namespace, qi: np.ndarray, qc: np.ndarray
-) -> tuple[float, float]:
-    for rows, columns in tiles(model, encoded, args):
-        tile = score_tile(model, encoded, rows, np.arange(columns.start, columns.stop), args.rerank_top)
-        qi[rows, columns], qc[rows, columns] = tile["qi"], tile["qc"]
-    return metrics.fit_weight(qi, qc, encoded.relevance)
 
 
 @torch.no_grad()

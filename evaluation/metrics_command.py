@@ -172,7 +172,8 @@ def _report_fitted(
     shuffled = np.random.default_rng(seed).permutation(judged)
     val, rest = np.sort(shuffled[:n_val]), np.sort(shuffled[n_val:])
     first, second = matrices
-    coefficients, oracle = (fit_weights(*matrices.values(), relevance.pairs_of(some)) for some in (val, rest))
+    qi, qc = matrices.values()
+    coefficients, oracle = (fit_weights(qi, qc, relevance.pairs_of(some)) for some in (val, rest))
     alpha, oracle_alpha = share_of_first(*coefficients), share_of_first(*oracle)
     weights = {
         first: (1.0, 0.0),

@@ -115,7 +115,7 @@ def _run(args, shared, folder):
     record = facts | {
         "best epoch": None,
         "alpha": None,
-        "alpha by a grid on val": None,
+        "trained alpha": None,
         "test": results,
         "counts": counts,
         "parameters": {"all": reference.parameters, "trained": 0},
@@ -166,7 +166,7 @@ def write(args, record, logger):
     line = {"split": "test", "alpha": None, "scores": record["test"]["scores"]}
     run_record.write_lines(args, "metrics.jsonl", [line])
     write_json(Path(args.output_dir) / "metrics.json", record)
-    for line in test_record.table_lines(args, record["test"], None):
+    for line in test_record.table_lines(record["test"]):
         logger.info(line)
     logger.info(f"written to {Path(args.output_dir).resolve()}: {', '.join(run_record.written(args))}")
 

@@ -1,4 +1,4 @@
-"""Which queries gain and which lose: from QC, from the weights of QI and QC, from one run to another."""
+"""Which queries gain and which lose: from QC, from one run to another."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,6 @@ from evaluation.significance import paired_bootstrap
 from scripts.reporting.shown_runs import different_flags
 
 LEAST = 1e-9  # of a difference in average precision; less is rounding
-WEIGHTS = {"learned": "the learned α", "query": "one α per query", "fixed": "the fixed α"}
 
 
 @dataclass
@@ -67,16 +66,8 @@ def difference(before, after):
 
 
 def within(run):
-    """What QC adds to QI, and what the weights add to those that a grid on val chooses."""
+    """What QC adds to QI."""
     if not run.has_two_branches:
         return
     fused = run.per_query("mAP")
     yield Comparison(f"From QC: {run.name}", "from QI alone to the fused score", run.per_query("mAP", "qi"), fused)
-    if "fused_val_alpha" in run.record.ranks:
-        weights, chosen = WEIGHTS[run.args["fusion"]], run.metrics["alpha by a grid on val"]
-        yield Comparison(
-            f"From the weights: {run.name}",
-            f"from α = {chosen['alpha']:.2f}, which a grid on val chooses, to {weights}",
-            run.per_query("mAP", "fused_val_alpha"),
-            fused,
-        )

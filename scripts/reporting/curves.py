@@ -48,7 +48,8 @@ def shared_scales(runs):
         lines = [line for run in runs for line in run.evaluations]
         values = [_on_val(line, score, metric) for line in lines for score in TITLES if score in line["scores"]]
         scales[metric] = ticks(0, max([1, *values]))
-    alphas = [y for run in runs for _, *ys in [*_alpha_points(run), *_alpha_bands(run)] for y in ys]
+    points = [point for run in runs for _, values in _alpha_points(run).items() for point in values]
+    alphas = [y for _, *ys in [*points, *(band for run in runs for band in _alpha_bands(run))] for y in ys]
     if alphas:
         middle = (min(alphas) + max(alphas)) / 2
         scales["α"] = ticks(max(0, min(*alphas, middle - 0.05)), min(1, max(*alphas, middle + 0.05)))
@@ -108,22 +109,25 @@ def val_chart(run, metric, y_ticks):
 
 
 def _alpha_points(run):
-    """[(line's place, α)] over time; [] where it is fixed, there is one branch only, or it is chosen at the end."""
+    """{label: [(line's place, α)] over time}; empty where it does not change, or is fitted at the end alone."""
     if (
         run.args.get("fusion") not in ("learned", "query")
         or run.args.get("co_train") == "staged"
         or not run.has_two_branches
     ):
-        return []
+        return {}
     steps = timeline(run, "step")
+    on_val = [(steps.place(line), line["alpha"]["mean"]) for line in run.evaluations if line.get("alpha")]
+    trained = [(steps.place(line), line["alpha"]) for line in run.losses]
     if run.args["fusion"] == "query":
-        return [(x, mean) for x, mean in ((steps.place(line), line["alpha"]["mean"]) for line in run.evaluations)]
-    return [(steps.place(line), line["alpha"]) for line in run.losses]
+        label = "fitted on val" if run.fits_each_epoch else "mean over val's queries (lowest to highest)"
+        return {label: on_val}
+    return {"fitted on val": on_val, "trained": trained} if run.fits_each_epoch else {"α": trained}
 
 
 def _alpha_bands(run):
     """[(line's place, lowest, highest α of val's queries)], where each query has its own."""
-    if run.args.get("fusion") != "query" or not _alpha_points(run):
+    if run.args.get("fusion") != "query" or run.fits_each_epoch or not _alpha_points(run):
         return []
     steps = timeline(run, "step")
     return [(steps.place(line), line["alpha"]["min"], line["alpha"]["max"]) for line in run.evaluations]
@@ -131,8 +135,10 @@ def _alpha_bands(run):
 
 def alpha_chart(run, y_ticks):
     steps, band = timeline(run, "step"), _alpha_bands(run)
-    label = "mean over val's queries (lowest to highest)" if band else "α"
-    lines = [Line(label, "alpha", _alpha_points(run), band)]
+    styles = ("alpha", "total")
+    lines = [
+        Line(label, style, of, band) for style, (label, of) in zip(styles, _alpha_points(run).items(), strict=False)
+    ]
     return line_chart("α, the weight of QI", lines, "step", "α", y_ticks, tip=steps.called)
 
 

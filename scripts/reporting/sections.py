@@ -4,9 +4,10 @@ import numpy as np
 
 from scripts.reporting.markup import joined, tag
 from scripts.reporting.shown_runs import title, unusual_flags
+from scripts.reporting.weights import PARTS, gain_of_fusing, how_set
 
 COLUMNS = ("R@1", "R@5", "R@10", "R@20", "R@50", "P@10", "P@20", "P@50", "MdR", "MnR", "mAP", "nDCG@10")
-SCORES = {"qi": "QI", "qc": "QC", "fused": "fused", "fused_val_alpha": "fused, α by val"}
+SCORES = {**PARTS, "fused": "fused"}
 DIRECTIONS = {"query_to_meme": "query to meme", "meme_to_query": "meme to query"}
 IN_BREAKDOWN = ("mAP", "R@1", "R@5")
 LISTED = 6  # queries that gained most, that lost most; the worst ones
@@ -107,16 +108,26 @@ def best_epoch(run):
 
 
 def alpha(run):
-    """α of the run, and the one which a grid on val chooses."""
-    own, grid = run.metrics["alpha"], run.metrics["alpha by a grid on val"]
+    """α of the run, and how it was set."""
+    own = run.metrics["alpha"]
     if own is None:
         return ""
-    kind = {"learned": "learned", "query": "one per query: mean", "fixed": "fixed"}[run.args["fusion"]]
-    if run.args["fusion"] == "learned" and run.args.get("co_train") == "staged":
-        kind = "chosen on val"
-    spread = f" (from {own['min']:.3f} to {own['max']:.3f})" if own["max"] - own["min"] > 1e-6 else ""
-    text = f"{kind} {own['mean']:.3f}{spread}"
-    return text if grid is None else f"{text}; a grid on val: {grid['alpha']:.2f} (mAP {grid['val_mAP']:.2f})"
+    varies = own["max"] - own["min"] > 1e-6
+    text = f"{'mean ' if varies else ''}{own['mean']:.3f}"
+    text += f" (from {own['min']:.3f} to {own['max']:.3f})" if varies else ""
+    return f"{text}, {how_set(run.args, own)}"
+
+
+def gain_over_part(run):
+    """Fused minus the part that was better on val, with intervals."""
+    found = gain_of_fusing(run.metrics)
+    if found is None:
+        return ""
+    gains = (
+        f"{name} {signed(each['gain'])} [{', '.join(map(signed, each['interval']))}]"
+        for name, each in found["metrics"].items()
+    )
+    return f"{PARTS[found['part']]} (by {found['chosen by']}): {', '.join(gains)}"
 
 
 def duration(seconds):
@@ -176,6 +187,7 @@ FACTS = {
     "settings that are not the defaults": flags,
     "seed": lambda run: str(run.args.get("seed")),
     "α, the weight of QI": alpha,
+    "fused minus the better part on val": gain_over_part,
     "best epoch": best_epoch,
     "data": splits,
     "parameters": parameters,

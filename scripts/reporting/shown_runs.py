@@ -53,6 +53,12 @@ class Run:
     def has_two_branches(self):
         return {"qi", "qc"} <= self.record.ranks.keys()
 
+    @property
+    def fits_each_epoch(self):
+        """Whether the weights were fitted on val after each epoch."""
+        joint = self.has_two_branches and self.args.get("co_train") == "joint"
+        return joint and self.args["fusion"] != "fixed" and self.args.get("fusion_data") == "val"
+
     def per_query(self, metric, score="fused"):
         """(Q,) the metric of each query on test."""
         names, values = self.record.values(score)
@@ -113,7 +119,7 @@ def check_report(run):
             f"line {number}",
         )
     for number, line in enumerate(run.evaluations, 1):
-        shape = EVALUATION | ({"alpha": ALPHA} if changes == "query" else {})
+        shape = EVALUATION | ({"alpha": ALPHA} if changes == "query" or run.fits_each_epoch else {})
         check(run.folder / "metrics.jsonl", line, shape, f"evaluation {number} on val")
     check(run.folder / "args.json", run.args, {"data_path": (None, str), "datatype": set(COMMUNITIES)})
     best = run.metrics["best epoch"]

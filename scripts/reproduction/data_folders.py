@@ -72,19 +72,15 @@ def _read(community, runs, common):
         branches="qi" if any(run.reads_images for run in runs) else "qc",
         **{name: getattr(common, name, None) for name in PATHS},
     )
-    names = _splits_of(runs, args)
+    names = _splits_of(runs)
     splits, _ = loaders.read_community(args, names, captions_needed=False)
     for source in sorted({run.captions for run in runs} - {None}):
         args.caption_source = source
         readers = [run for run in runs if run.captions == source]
-        loaders.read_community(args, _splits_of(readers, args), captions_needed=True)
+        loaders.read_community(args, _splits_of(readers), captions_needed=True)
     return data_version(loaders.csv_paths(args, names), splits, loaders.features_folder(args))
 
 
-def _splits_of(runs, args):
+def _splits_of(runs):
     """The splits that these runs read."""
-    from dataloaders.data_dataloaders import existing_splits
-
-    if any(run.method.trained for run in runs):
-        return SPLITS
-    return ("test",) if all(run.method.group == "reference" for run in runs) else existing_splits(args, ("val", "test"))
+    return SPLITS if any(run.method.trained for run in runs) else ("test",)

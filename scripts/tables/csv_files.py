@@ -55,12 +55,19 @@ def weight_rows(communities):
                 "alpha": [run.alpha and run.alpha["mean"] for run in entry.runs],
                 "alpha_min_over_queries": [run.alpha and run.alpha["min"] for run in entry.runs],
                 "alpha_max_over_queries": [run.alpha and run.alpha["max"] for run in entry.runs],
-                "alpha_by_grid_on_val": [run.grid and run.grid["alpha"] for run in entry.runs],
-                "mAP_on_val_by_grid": [run.grid and run.grid["val_mAP"] for run in entry.runs],
+                **{
+                    f"fused_minus_better_part_{metric}": [gain_of(run, metric) for run in entry.runs]
+                    for metric in ("mAP", "R@1")
+                },
             }
             found = {name: spread(values) for name, values in quantities.items()}
             more = {"set_by": several(map(set_by, entry.runs)), "best_epochs": best_epochs(entry.runs)}
             yield from (row | more for row in spread_rows(community, entry, "quantity", found))
+
+
+def gain_of(run, metric):
+    """Fused minus the part that was better on val, on test; None where the run does not say which one was."""
+    return run.gain and run.gain["metrics"][metric]["gain"]
 
 
 def cost_rows(communities):

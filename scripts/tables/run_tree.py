@@ -12,6 +12,7 @@ from dataloaders.communities import COMMUNITIES
 from engine.methods import METHODS, Method
 from evaluation.query_record import QueryRecord
 from scripts.reporting.record_shape import check_of_one_run, check_records
+from scripts.reporting.weights import gain_of_fusing
 from util import InputError, read_json
 
 NO_RUNS = "no runs"
@@ -30,6 +31,7 @@ COSTS = {  # name in cost.csv: where it is in metrics.json
 class Run:
     """A finished run. values: (Q', 17) metrics.METRICS of each test query that has a relevant meme, query to meme.
 
+    part_values: the same of the part, QI or QC, that was better on val (`gain`, of metrics.json), where it is known.
     metrics, random: {metric: value} over the queries. test_split: a checksum of the topics, memes and relevant pairs.
     costs: {name of COSTS: number, or None where the run has none}.
     """
@@ -44,7 +46,8 @@ class Run:
     metrics: dict
     random: dict
     alpha: dict | None
-    grid: dict | None
+    gain: dict | None
+    part_values: np.ndarray | None
     best: dict | None
     counts: dict
     costs: dict
@@ -204,7 +207,7 @@ def read_run(folder, method, seed):
             raise InputError(
                 f"{folder / 'metrics.json'}: found {what} {found}, expected {expected} in a folder of this name"
             )
-    test = results["test"]
+    test, gain = results["test"], gain_of_fusing(results)
     return Run(
         folder=folder,
         seed=seed,
@@ -216,7 +219,8 @@ def read_run(folder, method, seed):
         metrics=test["scores"]["fused"]["query_to_meme"]["metrics"],
         random=test["random"]["query_to_meme"]["metrics"],
         alpha=results["alpha"],
-        grid=results["alpha by a grid on val"],
+        gain=gain,
+        part_values=None if gain is None else record.values(gain["part"])[1],
         best=results["best epoch"],
         counts={name: test[name] for name in ("queries", "memes", "relevant pairs")},
         costs={name: cost(results, keys) for name, keys in COSTS.items()},

@@ -1,10 +1,15 @@
-"""The table of the learned weights of QI and QC, and that of the costs."""
+"""The table of the weights of QI and QC, and that of the costs."""
 
+import numpy as np
+
+from evaluation.significance import paired_bootstrap
+from metrics import METRICS
+from scripts.reporting.weights import PARTS, how_set
 from scripts.tables import notes
+from scripts.tables.results import signed
 from scripts.tables.spreads import spread
-from scripts.tables.table import Cell, Row, Section, Table, listed, number_cell
+from scripts.tables.table import Cell, Row, Section, Table, decimals, listed, number_cell
 
-SET_BY = {"learned": "learned", "query": "learned, per query", "fixed": "fixed"}
 COST_COLUMNS = {  # heading: (name of runs.COSTS, decimals, unit)
     "training, s": ("training_seconds", 1, 1),
     "of it val, s": ("val_seconds", 1, 1),
@@ -18,10 +23,7 @@ COST_COLUMNS = {  # heading: (name of runs.COSTS, decimals, unit)
 
 def set_by(run):
     """How a run's α was set."""
-    fusion = run.settings.get("fusion")
-    if fusion == "learned" and run.settings.get("co_train") == "staged":
-        return "staged: chosen on val"
-    return SET_BY.get(fusion, str(fusion))
+    return how_set(run.settings, run.alpha)
 
 
 def best_epochs(runs):
@@ -54,12 +56,14 @@ def weights_table(communities):
             continue
         remarks = list(notes.of_community(community, [entry.method.name for entry in entries]))
         sections.append(Section(community.slug, community.title, list(map(weights_row, entries)), remarks))
-    columns = ["method", "α is", "α", "over queries", "α, grid on val", "its mAP on val", "best epoch"]
+    columns = ["method", "α is", "α", "over queries", "better on val", "Δ mAP", "Δ R@1", "best epoch"]
     remarks = [
         notes.selection(communities),
         "Score = α QI + (1 − α) QC. α: mean ± standard deviation (n - 1) over seeds; of a network that gives one per "
         "query, of the means over the test queries, and the least to the greatest α of a query in any run.",
-        "Grid on val: the α among 0, 0.01, ..., 1 with the best mAP on val; only a staged run takes it as its own.",
+        "Better on val: the part, QI or QC, that is better there by the metric which chose the epoch. Δ: the fused "
+        "score minus that part on test, with its 95 % paired bootstrap interval over queries; a query's value is its "
+        "mean over the seeds.",
         "Best epoch on val, by seed; of a staged run with its last stage.",
     ]
     return Table("weights", "Weights of QI and QC", columns, 2, sections, absent, remarks)
@@ -70,7 +74,6 @@ def weights_row(entry):
     if entry.missing:
         return Row([title], entry.missing)
     alphas = [run.alpha for run in entry.runs if run.alpha is not None]
-    grids = [run.grid for run in entry.runs if run.grid is not None]
     per_query = any(run.settings.get("fusion") == "query" for run in entry.runs)
     low, high = min(alpha["min"] for alpha in alphas), max(alpha["max"] for alpha in alphas)
     return Row(
@@ -79,11 +82,31 @@ def weights_row(entry):
             Cell(several(map(set_by, entry.runs))),
             number_cell(spread([alpha["mean"] for alpha in alphas]), 3),
             Cell(f"{low:.3f} – {high:.3f}" if per_query else "–"),
-            number_cell(spread([grid["alpha"] for grid in grids]), 2),
-            number_cell(spread([grid["val_mAP"] for grid in grids]), 2),
+            Cell(several(PARTS[run.gain["part"]] for run in entry.runs) if knows_better_part(entry) else "–"),
+            gain_cell(entry, "mAP"),
+            gain_cell(entry, "R@1"),
             Cell(best_epochs(entry.runs)),
         ]
     )
+
+
+def knows_better_part(entry):
+    """Whether all runs say which part was better on val; those of earlier versions do not."""
+    return all(run.gain is not None for run in entry.runs)
+
+
+def gain_cell(entry, metric):
+    """Fused minus the better part of each run, over queries, with its interval."""
+    if not knows_better_part(entry):
+        return Cell("–")
+    column = METRICS.index(metric)
+    fused, part = (
+        np.mean([values[:, column] for values in of_runs], axis=0)
+        for of_runs in ([run.values for run in entry.runs], [run.part_values for run in entry.runs])
+    )
+    gain, low, high, _ = paired_bootstrap(fused, part)
+    digits = decimals(metric)
+    return Cell(f"{signed(gain, digits)} [{signed(low, digits)}, {signed(high, digits)}]")
 
 
 def cost_table(communities):

@@ -63,18 +63,6 @@ def test_csvs_are_looked_for_in_the_folder_unless_named(folder, tmp_path):
         loaders.csv_paths(arguments(tmp_path / "nowhere"), ["train"])
 
 
-def test_evaluation_needs_val_only_where_it_is_named(copy):
-    assert loaders.existing_splits(arguments(copy), ("val", "test")) == ("val", "test")
-    (copy / "val.csv").unlink()
-    assert loaders.existing_splits(arguments(copy), ("val", "test")) == ("test",)
-    args = arguments(copy, "--val_csv", str(copy / "typo.csv"))
-    with pytest.raises(InputError, match=r"typo\.csv does not exist"):
-        loaders.read_community(args, loaders.existing_splits(args, ("val", "test")), captions_needed=True)
-    (copy / "test.csv").unlink()
-    with pytest.raises(InputError, match=r"test\.csv does not exist"):
-        loaders.read_community(arguments(copy), loaders.existing_splits(arguments(copy), ("val", "test")), True)
-
-
 def test_the_folder_of_images_is_missed_by_name(copy):
     (copy / "images").rename(copy / "pictures")
     with pytest.raises(InputError, match=r"images: no such folder of images \(--features_path"):

@@ -18,7 +18,7 @@ import torch
 
 import metrics
 from engine import output_folder, train_loop
-from evaluation import eval_loop
+from evaluation import eval_loop, fitted_weights
 from evaluation.eval_loop import rank_tiles
 from evaluation.feature_store import FeatureStore
 from tests.conftest import ROOT
@@ -358,18 +358,19 @@ def spill(folder):
         return 2
 
 
-def grid(folder):
+def fit(folder):
     encoded = argparse.Namespace(relevance=metrics.Relevance([0, 1], [0, 1], (1024, 1024)))
     try:
-        eval_loop._grid_on_disk = lambda model, encoded, args, qi, qc: qi.fill(1)
-        eval_loop.grid_alpha(None, encoded, argparse.Namespace(output_dir=folder))
+        fitted_weights.tiles = lambda *_: []
+        with fitted_weights.part_scores(None, encoded, argparse.Namespace(output_dir=folder)) as scores:
+            scores.fill(1)
     except InputError as error:
         print(error)
         return 2
 
 
 @pytest.mark.parametrize(
-    ("work", "name"), [(rank_large, "fused.npy"), (spill, ".features-"), (grid, "the scores on val")]
+    ("work", "name"), [(rank_large, "fused.npy"), (spill, ".features-"), (fit, "the scores on val")]
 )
 def test_a_full_disk_in_evaluation_is_one_sentence_and_no_sigbus(tmp_path, small_disk, work, name):
     folder, log = small_disk("disk", 1), tmp_path / "log.txt"

@@ -6,21 +6,25 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 import metrics
 from benchmarks.train_step import VIT_B_32
-from engine import checkpoint, test_record, train_loop
+from engine import checkpoint, final_fit, test_record, train_loop
+from evaluation.fitted_weights import FoldsResult
 from modules.backbones.openai import CLIP
 from modules.backbones.weights_file import read_weights
 from tests.model_parts import words_of, write_archive
-from tests.tiny_community import Place, comparable, draw_community, read_csv, read_json, run, same_tensors
+from tests.tiny_community import Place, comparable, draw_community, read_csv, read_json, run, same_tensors, write_csv
 
 FIXED = ["--fusion", "fixed", "--fusion_weight", "0.3"]
 SETTINGS = {
     "joint": [],
     "staged": ["--co_train", "staged"],
+    "trained weights": ["--fusion_data", "train"],
     "query": ["--fusion", "query", "--emotion_encoder", "learned", "--precision", "bf16"],
+    "query, trained": ["--fusion", "query", "--fusion_data", "train", "--epochs", "1"],
     "fixed, patch": [*FIXED, "--visual_tokens", "patch", "--caption_source", "both", "--resize", "pad"],
     "staged, fixed": [*FIXED, "--co_train", "staged", "--text_pool_type", "avg"],
     "tightTransf": ["--sim_header", "tightTransf", "--cross_num_hidden_layers", "1", "--rerank_top", "5"],
@@ -97,7 +101,7 @@ def test_evaluating_the_best_checkpoint_gives_the_same_numbers(trained, place, n
     own, again = (comparable(read_json(path / "metrics.json")) for path in (folder, place.folder / output))
     assert own.pop("best epoch") is not None and again.pop("best epoch") is None
     assert own.pop("parameters")["all"] == again.pop("parameters")["all"]
-    del own["counts"]["train"]
+    del own["counts"]["train"], own["counts"]["val"]
     assert own == again
     for matrix in folder.glob("*.np?"):
         assert matrix.read_bytes() == (place.folder / output / matrix.name).read_bytes()
@@ -129,7 +133,7 @@ def test_metrics_py_gives_the_same_numbers_on_the_saved_matrices(trained, name, 
 
 
 def test_the_fused_matrix_is_the_weighted_sum(trained):
-    for name, alpha in (("joint", None), ("fixed, patch", 0.3), ("staged", None)):
+    for name, alpha in (("joint", None), ("fixed, patch", 0.3), ("staged", None), ("trained weights", None)):
         folder = trained(name)
         alpha = read_json(folder / "metrics.json")["alpha"]["mean"] if alpha is None else alpha
         qi, qc, fused = (np.load(folder / f"{kind}.npy").astype(np.float64) for kind in ("qi", "qc", "fused"))
@@ -165,44 +169,153 @@ def test_a_pooling_without_parameters_skips_stage_two_and_says_so(trained):
     assert read_json(folder / "metrics.json")["best epoch"]["stage"] == "qi"
 
 
-def test_the_weight_is_learned_or_chosen_or_stays(trained):
-    learned = read_json(trained("joint") / "metrics.json")
-    theta = checkpoint.load(trained("joint") / "checkpoint_best.pt")["model"]["fusion.theta"]
-    assert learned["alpha"]["mean"] == pytest.approx(torch.sigmoid(theta.double()).item(), abs=1e-6)
-    assert abs(learned["alpha"]["mean"] - 0.5) > 1e-3
-    assert f"α learned {learned['alpha']['mean']:.3f}" in trained.printed["joint"]
-
-    staged = read_json(trained("staged") / "metrics.json")
-    grid = staged["alpha by a grid on val"]["alpha"]
-    assert staged["alpha"]["mean"] == pytest.approx(grid, abs=1e-6)
-    assert round(100 * grid) == pytest.approx(100 * grid)
-    assert staged["test"]["scores"]["fused"]["query_to_meme"]["metrics"]["mAP"] == pytest.approx(
-        staged["test"]["scores"]["fused_val_alpha"]["query_to_meme"]["metrics"]["mAP"], abs=0.5
-    )
-
-    for name in ("fixed, patch", "staged, fixed"):
-        fixed = read_json(trained(name) / "metrics.json")
-        assert fixed["alpha"] == pytest.approx({"mean": 0.3, "min": 0.3, "max": 0.3})
-    by_query = read_json(trained("query") / "metrics.json")["alpha"]
-    assert by_query["min"] < by_query["mean"] < by_query["max"]
-
-
-def test_the_grid_is_the_best_on_val(trained, place):
-    """The α beside the learned one, against the plain way: evaluate every α on the val matrices."""
-    folder = trained("joint")
-    argv = place.eval_flags("val matrices", "joint/checkpoint_best.pt", "--save_similarity")
+def on_val(place, name, *flags):
+    """(QI, QC, relevance) of val, scored as a test split with a run's best checkpoint."""
+    folder = place.folder / f"val matrices of {name}"
+    argv = place.eval_flags(folder.name, f"{name}/checkpoint_best.pt", "--save_similarity", *flags)
     code, printed = run([*argv, "--test_csv", str(place.data / "val.csv")])
     assert code == 0, printed
-    matrices = place.folder / "val matrices"
-    qi, qc = np.load(matrices / "qi.npy"), np.load(matrices / "qc.npy")
-    relevance = metrics.Relevance.load(matrices / "relevance.npz")
-    values = {}
-    for step in range(101):
-        ranks = metrics.relevant_ranks(step / 100 * qi + (1 - step / 100) * qc, relevance)
-        values[step / 100] = metrics.retrieval_metrics(ranks, relevance.query, *relevance.shape)["mAP"]
-    chosen = read_json(folder / "metrics.json")["alpha by a grid on val"]
-    assert chosen["val_mAP"] == pytest.approx(max(values.values()), abs=0.3)
-    assert values[round(chosen["alpha"], 2)] == pytest.approx(max(values.values()), abs=0.3)
+    return np.load(folder / "qi.npy"), np.load(folder / "qc.npy"), metrics.Relevance.load(folder / "relevance.npz")
+
+
+@pytest.mark.parametrize("name", ["joint", "staged", "tightTransf"])
+def test_the_weight_is_fitted_on_val_with_the_best_epochs_towers(trained, place, name):
+    folder = trained(name)
+    expected = metrics.share_of_first(*metrics.fit_weights(*on_val(place, name)))
+    record, best = read_json(folder / "metrics.json"), checkpoint.load(folder / "checkpoint_best.pt")
+    assert best["fitted_alpha"] == pytest.approx(expected, abs=1e-3)
+    assert record["alpha"] == pytest.approx(dict.fromkeys(("mean", "min", "max"), best["fitted_alpha"]), abs=1e-6)
+    theta = best["model"]["fusion.theta"]
+    assert record["trained alpha"] == pytest.approx(torch.sigmoid(theta).item())
+    assert (theta == 0) == (name == "staged")
+    printed = trained.printed[name]
+    assert f"α fitted on val {best['fitted_alpha']:.3f}" in printed
+    assert ("staged training, step 3: α = " in printed) == (name == "staged")
+    assert (f"the trained one {record['trained alpha']:.3f}" in printed) == (name != "staged")
+
+
+def test_each_epoch_is_judged_by_the_weight_fitted_after_it(trained):
+    for line in history(trained("joint")):
+        assert line["alpha"]["min"] == line["alpha"]["max"] != pytest.approx(line["trained alpha"], abs=1e-3)
+    kept = trained("trained weights")
+    for line in history(kept):
+        assert line["alpha"]["mean"] == pytest.approx(line["trained alpha"], abs=1e-6)
+    assert checkpoint.load(kept / "checkpoint_best.pt")["fitted_alpha"] is None
+    record = read_json(kept / "metrics.json")
+    assert record["alpha"]["mean"] == pytest.approx(record["trained alpha"], abs=1e-6)
+    assert abs(record["trained alpha"] - 0.5) > 1e-3
+    assert f"α trained {record['trained alpha']:.3f}" in trained.printed["trained weights"]
+
+
+def test_the_fitted_weight_never_enters_the_training(trained):
+    """All that is trained, θ too, is the same to the last bit, whichever weight judges the epochs."""
+    one, other = (trained(name) for name in ("joint", "trained weights"))
+    assert [line["losses"] for line in history(one)] == [line["losses"] for line in history(other)]
+    assert [line["scores"]["qi"] for line in history(one)] == [line["scores"]["qi"] for line in history(other)]
+    assert [line["scores"]["fused"] for line in history(one)] != [line["scores"]["fused"] for line in history(other)]
+    states = [checkpoint.load(folder / "checkpoint_last.pt") for folder in (one, other)]
+    assert same_tensors(states[0]["model"], states[1]["model"])
+    assert same_tensors(states[0]["optimizer"], states[1]["optimizer"])
+
+
+def test_a_fixed_weight_stays(trained):
+    for name in ("fixed, patch", "staged, fixed"):
+        fixed = read_json(trained(name) / "metrics.json")
+        assert fixed["alpha"] == pytest.approx({"mean": 0.3, "min": 0.3, "max": 0.3}) and fixed["trained alpha"] is None
+
+
+def test_weights_per_query_need_to_be_better_on_held_out_queries(trained):
+    by_query = read_json(trained("query, trained") / "metrics.json")["alpha"]
+    assert by_query["min"] < by_query["mean"] < by_query["max"]
+    printed, folder = trained.printed, trained("query")
+    assert "--fusion query: on held-out queries of val the loss of a network is" in printed["query"]
+    own = read_json(folder / "metrics.json")["alpha"]
+    network = "the network is used" in printed["query"]
+    assert ("one α serves all queries" in printed["query"]) != network
+    assert (own["min"] < own["max"]) == network
+    assert (checkpoint.load(folder / "checkpoint_best.pt")["fitted_alpha"] is None) == network
+
+
+def test_a_network_that_wins_is_the_one_in_use(place, monkeypatch):
+    """With the verdict turned round: test and the best checkpoint have the network that was fitted on all of val."""
+    monkeypatch.setattr(FoldsResult, "network_wins", True)
+    code, printed = run(place.flags("network", "--fusion", "query", "--epochs", "1"))
+    assert code == 0, printed
+    assert "the network is used" in printed and "α per query, mean" in printed
+    code, _ = run(place.eval_flags("network again", "network/checkpoint_best.pt"))
+    record, again = (read_json(place.folder / name / "metrics.json") for name in ("network", "network again"))
+    assert code == 0 and record["alpha"]["min"] < record["alpha"]["max"]
+    assert again["alpha"] == record["alpha"] and again["test"] == record["test"]
+    last, best = (checkpoint.load(place.folder / "network" / f"checkpoint_{name}.pt") for name in ("last", "best"))
+    assert not same_tensors(last["model"]["fusion.network.2.weight"], best["model"]["fusion.network.2.weight"])
+
+
+@pytest.mark.parametrize("name", ["joint", "staged", "fixed, patch", "trained weights"])
+def test_what_fusing_gained_over_the_part_that_was_better_on_val(trained, place, name):
+    folder = trained(name)
+    best = read_json(folder / "metrics.json")["best epoch"]
+    [line] = [line for line in history(folder) if (line["stage"], line["epoch"]) == (best["stage"], best["epoch"])]
+    values = {part: line["scores"][part]["query_to_meme"]["metrics"]["mAP"] for part in ("qi", "qc")}
+    test = scores_on_test(folder)
+    found = test["fused minus the better part"]
+    assert (found["part"], found["chosen by"]) == (max(values, key=values.get), "mAP")
+    relevance = metrics.Relevance.load(folder / "relevance.npz")
+    by_hand = {}
+    for part in ("fused", found["part"]):
+        ranks = metrics.relevant_ranks(np.load(folder / f"{part}.npy"), relevance)
+        by_hand[part] = metrics.per_query_metrics(ranks, relevance.query, *relevance.shape)
+    for metric, each in found["metrics"].items():
+        fused, alone = (test["scores"][part]["query_to_meme"]["metrics"][metric] for part in by_hand)
+        assert each["gain"] == pytest.approx(fused - alone)
+        names, of_fused = by_hand["fused"]
+        difference = (of_fused - by_hand[found["part"]][1])[:, names.index(metric)]
+        interval = scipy.stats.bootstrap(
+            (difference,), np.mean, method="percentile", n_resamples=5000
+        ).confidence_interval
+        slack = 0.15 * (difference.max() - difference.min()) + 1e-9
+        assert each["interval"] == pytest.approx([interval.low, interval.high], abs=slack)
+    assert list(found["metrics"]) == ["mAP", "R@1"]
+    title = found["part"].upper()
+    gain = found["metrics"]["mAP"]["gain"]
+    assert f"fused minus {title}, the better part on val by mAP: mAP {gain:+.2f} [" in trained.printed[name]
+
+
+def test_one_part_has_no_other_to_be_compared_with(trained):
+    assert scores_on_test(trained("qi"))["fused minus the better part"] is None
+    assert "fused minus" not in trained.printed["qi"]
+
+
+def test_a_part_without_weight_is_named(place):
+    """The captions are the same for all memes: QC can say nothing."""
+    data = draw_community(place.folder / "mute", train=4, val=2, test=2)
+    for split in ("train", "val", "test"):
+        rows = [row | {"captions": json.dumps(["a picture"])} for row in read_csv(data / f"{split}.csv")]
+        write_csv(data / f"{split}.csv", rows)
+    flags = ["--data_path", str(data), "--caption_fusion", "none", "--select_metric", "R@5"]
+    code, printed = run([*place.flags("mute run", *flags)])
+    assert code == 0, printed
+    record = read_json(place.folder / "mute run" / "metrics.json")
+    assert record["alpha"]["mean"] == 1
+    assert "QC adds nothing on val: its weight is 0, and the fused score is QI" in printed
+    found = record["test"]["fused minus the better part"]
+    assert found["part"] == "qi" and list(found["metrics"]) == ["R@5", "mAP", "R@1"]
+    assert found["metrics"]["mAP"] == {"gain": 0, "interval": [0, 0]}
+
+
+def test_evaluation_needs_no_val_and_a_new_run_does_not_inherit_the_weight(trained, place):
+    trained("joint")
+    data = place.folder / "without val"
+    shutil.copytree(place.data, data)
+    (data / "val.csv").unlink()
+    argv = place.eval_flags("no val", "joint/checkpoint_best.pt", "--data_path", str(data))
+    code, printed = run(argv)
+    assert code == 0, printed
+    assert scores_on_test(place.folder / "no val") == scores_on_test(place.folder / "joint")
+    start = ["--init_model", str(place.folder / "joint" / "checkpoint_best.pt"), "--epochs", "1", "--lr", "0"]
+    code, printed = run(place.flags("inherits", *start, "--fusion_data", "train", "--fusion_lr", "0"))
+    assert code == 0, printed
+    old, new = (read_json(place.folder / name / "metrics.json") for name in ("joint", "inherits"))
+    assert new["alpha"]["mean"] == pytest.approx(old["trained alpha"], abs=1e-6)
 
 
 def test_a_given_fixed_weight_is_the_one_in_use_in_evaluation(trained, place):
@@ -238,10 +351,11 @@ def test_val_is_seen_after_every_epoch_and_test_once(place, monkeypatch):
         return encode_split(model, data, *more)
 
     monkeypatch.setattr(train_loop, "encode_split", noted)
+    monkeypatch.setattr(final_fit, "encode_split", noted)
     monkeypatch.setattr(test_record, "encode_split", noted)
     code, printed = run(place.flags("order", "--epochs", "3"))
     assert code == 0, printed
-    assert seen == ["val"] * 3 + ["val", "test"]  # the fourth time for the grid's α
+    assert seen == ["val"] * 3 + ["test"]
     assert printed.count("test split, query to meme") == 1
 
 
@@ -333,7 +447,7 @@ def test_a_resumed_run_counts_the_time_before(trained, place):
 
 def test_a_frozen_or_staged_part_is_not_counted_as_trained(trained):
     staged = read_json(trained("staged") / "metrics.json")["parameters"]
-    assert staged["all"] - staged["trained"] == 1  # θ, which a grid chooses
+    assert staged["all"] - staged["trained"] == 1  # θ: the weight is fitted on val
     qc = read_json(trained("qc", *SETTINGS["qc"]) / "metrics.json")["parameters"]
     assert qc["all"] == qc["trained"]
 
@@ -349,6 +463,7 @@ def test_tensorboard_has_the_curves_of_a_resumed_run_too(trained, place):
         for tag, values in {
             "joint/loss/total": [line["losses"]["total"] for line in lines],
             "joint/alpha": [line["alpha"] for line in lines],
+            "joint/val alpha": [line["alpha"]["mean"] for line in history(folder)],
             "joint/val fused/mAP": [
                 line["scores"]["fused"]["query_to_meme"]["metrics"]["mAP"] for line in history(folder)
             ],

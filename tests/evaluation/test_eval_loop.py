@@ -107,7 +107,7 @@ def test_ranks_are_those_of_the_dense_matrix_in_both_directions(ready, monkeypat
     score_tile = eval_loop.score_tile
     monkeypatch.setattr(eval_loop, "score_tile", lambda *a: (scored.append(a[2]), score_tile(*a))[1])
     encoded = eval_loop.encode_split(model, data, args, CPU, progress=False)
-    found = eval_loop.rank_split(model, encoded, args, val_alpha=0.25, progress=False)
+    found = eval_loop.rank_split(model, encoded, args, progress=False)
     tiles = len(list(eval_loop.tiles(model, encoded, args)))
     if kept_bytes == 0:
         assert len(scored) == 2 * tiles
@@ -115,8 +115,6 @@ def test_ranks_are_those_of_the_dense_matrix_in_both_directions(ready, monkeypat
         assert len(scored) == tiles
     else:
         assert tiles == 1 or tiles < len(scored) < 2 * tiles
-    if {"qi", "qc"} <= dense.keys():
-        dense["fused_val_alpha"] = 0.25 * dense["qi"] + 0.75 * dense["qc"]
     assert found.keys() == dense.keys()
     for score, matrix in dense.items():
         for ranks, expected in zip(found[score], both_ranks(matrix, encoded.relevance), strict=True):
@@ -184,7 +182,7 @@ def test_matrices_are_saved_whole(ready, tmp_path, monkeypatch):
     args, data, model = ready("wti")
     monkeypatch.setattr(eval_loop, "TILE_MEMES", 7)
     encoded = eval_loop.encode_split(model, data, args, CPU, progress=False)
-    eval_loop.rank_split(model, encoded, args, val_alpha=0.5, save_to=tmp_path, progress=False)
+    eval_loop.rank_split(model, encoded, args, save_to=tmp_path, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {"qi.npy", "qc.npy", "fused.npy", "relevance.npz"}
     for score, values in matrices(model, data, args).items():
         saved = np.load(tmp_path / f"{score}.npy")
@@ -223,15 +221,6 @@ def test_the_summary_holds_both_directions(ready):
             assert entry["metrics"] == pytest.approx(metrics.average(*expected))
             for name, interval in metrics.bootstrap_intervals(*expected, seed=3).items():
                 assert entry["intervals"][name] == pytest.approx(interval)
-
-
-def test_the_grid_reads_the_same_matrices(ready, monkeypatch):
-    args, data, model = ready("wti")
-    dense = matrices(model, data, args)
-    monkeypatch.setattr(eval_loop, "TILE_QUERIES", 3)
-    encoded = eval_loop.encode_split(model, data, args, CPU, progress=False)
-    alpha, value = eval_loop.grid_alpha(model, encoded, args)
-    assert (alpha, value) == pytest.approx(metrics.fit_weight(dense["qi"], dense["qc"], encoded.relevance))
 
 
 def test_each_meme_is_encoded_once_per_evaluation(ready, monkeypatch):

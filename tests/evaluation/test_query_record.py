@@ -83,7 +83,9 @@ def test_a_gallery_of_few_memes():
 def finished(tmp_path_factory):
     """A trained run's folder and its place."""
     place = Place(tmp_path_factory.mktemp("record"), train=2, val=1, test=4)
-    code, printed = run(place.flags("run", "--fusion", "query", "--epochs", "1", "--save_similarity"))
+    code, printed = run(
+        place.flags("run", "--fusion", "query", "--fusion_data", "train", "--epochs", "1", "--save_similarity")
+    )
     assert code == 0, printed
     return place.folder / "run", place
 
@@ -101,7 +103,7 @@ def test_the_record_of_a_run_agrees_with_its_matrices_and_metrics(finished):
         matrix = np.load(folder / f"{score}.npy")
         np.testing.assert_array_equal(record.ranks[score], metrics.relevant_ranks(matrix, record.relevance))
         np.testing.assert_array_equal(record.best_scores[score], np.take_along_axis(matrix, record.best_meme, axis=1))
-    assert set(record.ranks) == {"qi", "qc", "fused", "fused_val_alpha"}
+    assert set(record.ranks) == {"qi", "qc", "fused"}
     for score in record.ranks:
         expected = saved["test"]["scores"][score]["query_to_meme"]["metrics"]
         assert metrics.average(*record.values(score)) == pytest.approx(expected)

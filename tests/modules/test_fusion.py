@@ -87,16 +87,26 @@ def test_a_fixed_weight_is_stored_and_never_trained(weight, scores):
         assert torch.equal(ours, qi if weight else qc)
 
 
-@pytest.mark.parametrize("kind", ["learned", "fixed"])
+@pytest.mark.parametrize("kind", ["learned", "query"])
 @pytest.mark.parametrize("alpha", [0.0, 0.01, 0.37, 0.5, 1.0])
-def test_a_chosen_alpha_is_the_alpha_in_use(kind, alpha, scores):
+def test_a_fitted_alpha_is_the_alpha_in_use_in_evaluation(kind, alpha, scores):
     qi, qc, sentence = scores
-    fusion = Fusion(kind, DIM)
-    fusion.choose(alpha)
-    ours = fusion(qi.float(), qc.float(), sentence.float())
-    torch.testing.assert_close(ours.double(), alpha * qi + (1 - alpha) * qc, rtol=0, atol=1e-6)
+    fusion = randomised(Fusion(kind, DIM).double())
+    fusion.fitted = alpha
+    trained = fusion.train()(qi, qc, sentence)
+    ours = fusion.eval()(qi, qc, sentence)
+    torch.testing.assert_close(ours, alpha * qi + (1 - alpha) * qc, rtol=0, atol=1e-12)
     if alpha in (0.0, 1.0):
-        assert torch.equal(ours, (qi if alpha else qc).float())
-    again = Fusion(kind, DIM)
-    again.load_state_dict(fusion.state_dict())
-    assert torch.equal(again(qi.float(), qc.float(), sentence.float()), ours)
+        assert torch.equal(ours, qi if alpha else qc)
+    fusion.fitted = None
+    assert torch.equal(trained, fusion(qi, qc, sentence)), "training reads the fitted weight"
+    assert not torch.equal(trained, ours)
+
+
+def test_a_fitted_alpha_is_no_part_of_the_trained_state(scores):
+    fusion = randomised(Fusion("learned", DIM))
+    before = fusion.theta_alpha
+    fusion.fitted = 0.25
+    assert list(fusion.state_dict()) == ["theta"] and fusion.theta_alpha == before
+    assert before == pytest.approx(1 / (1 + math.exp(-fusion.theta.item())))
+    assert Fusion("query", DIM).theta_alpha is None and Fusion("fixed", DIM).theta_alpha is None
