@@ -261,7 +261,7 @@ def check_resumable(
 ) -> None:
     """InputError where resuming could not give the run that was not interrupted: says which flag, and how.
 
-    A run that began before there was --fusion_data goes on with the trained weights, unless the flag is `given`.
+    Where --fusion_data is not `given` the run keeps its own: one from before there was the flag, its trained weights.
     """
     if "optimizer" not in state:
         raise InputError(f"{path}: holds a model only; resume from checkpoint_last.pt, or use --init_model")
@@ -273,11 +273,12 @@ def check_resumable(
             f"{path}: was written by {processes} process(es), this run has {distributed.world_size()}: resuming "
             "takes the same number"
         )
-    if "fusion_data" not in state["arguments"] and "fusion_data" not in given:
-        args.fusion_data = BEFORE_FUSION_DATA
+    before = {"fusion_data": BEFORE_FUSION_DATA} | state["arguments"]
+    if "fusion_data" not in given:
+        args.fusion_data = before["fusion_data"]
     own = vars(args)
     unchecked = NOT_CHECKED_ON_RESUME | (BY_THE_TOWER - given)
-    for name, old in ({"fusion_data": BEFORE_FUSION_DATA} | state["arguments"]).items():
+    for name, old in before.items():
         if name not in unchecked and name in own and own[name] != old:
             raise InputError(f"{path}: was written with --{name} {old}, this run has {own[name]}")
     best = Path(args.output_dir) / "checkpoint_best.pt"

@@ -207,7 +207,7 @@ def weights_lines(args: argparse.Namespace, model: IEF, results: Mapping[str, An
     if fusion is None:
         return
     if fusion.fitted is not None:
-        trained = fusion.theta_alpha if args.co_train == "joint" else None
+        trained = fusion.theta_alpha if args.co_train == "joint" and args.loss_weights[0] else None
         kind = f"fitted on val {fusion.fitted:.3f}" + ("" if trained is None else f", the trained one {trained:.3f}")
     else:
         spread = f" (from {alpha['min']:.3f} to {alpha['max']:.3f} by query)" if args.fusion == "query" else ""

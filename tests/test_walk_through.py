@@ -76,6 +76,7 @@ def assert_documented(program, printed):
         rf"^\$ python (?:-m preprocess\.)?{program}(?:\.py)? (?:.*\\\n)*.*\n((?:.*\n)*?)```", page, re.MULTILINE
     )[1]
     lines = [line for line in block.splitlines() if line.strip() not in ("", "…")]
+    lines = [line for line in lines if "adds nothing" not in line]  # that depends on the data
     assert len(lines) > 5
     here = {shape(line) for line in printed.splitlines()}
     assert [line for line in lines if shape(line) not in here] == []
@@ -83,5 +84,6 @@ def assert_documented(program, printed):
 
 def shape(line):
     line = re.sub(r"[^\s:]*/[^\s:]*", "PATH", line)
-    line = re.sub(r"\(best so far\) |[\[(][\d.,–]+[\])]", "", line)
-    return " ".join(re.sub(r"-?[\d.,]*\d", "0", line).split())
+    line = re.sub(r"\(best so far\) |[\[(][\d.,–+-]+[\])]", "", line)
+    line = re.sub(r"fused minus Q[IC]", "fused minus a part", line)
+    return " ".join(re.sub(r"[-+]?[\d.,]*\d", "0", line).split())

@@ -132,7 +132,7 @@ def why_not_resumable(run):
     except (InputError, OSError) as error:
         return [f"{path} cannot be read: {error}"]
     try:
-        check_resumable(path, state, Namespace(**run.settings), run.given)
+        check_resumable(path, state, Namespace(**run.settings), run.given | {"fusion_data"})
     except InputError as error:
         return [str(error)]
     except (LookupError, TypeError, AttributeError):

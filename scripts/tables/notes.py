@@ -11,7 +11,7 @@ def selection(communities):
     by = f" by {' or '.join(chosen)}" if chosen else ""
     return (
         "Test split, query to meme, scored once per run, after all choices: the epoch is the one that was best on val"
-        f"{by} (of the last stage, where training is staged), and α is learned, fixed, or chosen on val. Nothing is "
+        f"{by} (of the last stage, where training is staged), and α is fitted on val, trained, or fixed. Nothing is "
         "chosen on the test split."
     )
 

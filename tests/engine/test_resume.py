@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import util
-from engine import checkpoint, test_record, train_loop
+from engine import checkpoint, final_fit, test_record, train_loop
 from tests.processes import program, run_chains
 from tests.tiny_community import (
     Place,
@@ -24,6 +24,7 @@ COMMON = ["--save_steps", "2", "--cross_num_hidden_layers", "1"]
 KINDS = {
     "joint": [*COMMON, "--caption_augmentation", "--cdcr_lambda", "0.01"],
     "staged": [*COMMON, "--co_train", "staged", "--gradient_accumulation_steps", "2"],
+    "query": [*COMMON, "--fusion", "query"],
 }
 LOADERS = ["--image_cache_gb", "0", "--num_thread_reader", "1"]
 # Where a run kills itself, by kind: (place, which time). An epoch has 3 steps, a stage 2 epochs.
@@ -33,6 +34,7 @@ DEATHS = {
         [("step", 5)],
         [("evaluation", 1)],
         [("evaluation", 2)],
+        [("fit after the epoch", 2)],
         [("replaced metrics.jsonl", 1)],
         [("replacing checkpoint_best.pt", 1)],
         [("replaced checkpoint_best.pt", 1)],
@@ -52,11 +54,12 @@ DEATHS = {
         [("step", 8)],
         [("evaluation", 3)],
         [("step", 10)],
-        [("grid", 1)],
-        [("half of checkpoint_best.pt of the grid", 1)],
-        [("replaced checkpoint_best.pt of the grid", 1)],
+        [("fit at the end", 1)],
+        [("half of checkpoint_best.pt of the fit", 1)],
+        [("replaced checkpoint_best.pt of the fit", 1)],
         [("test", 1)],
     ],
+    "query": [[("step", 5)], [("fit at the end", 1)], [("replaced checkpoint_best.pt of the fit", 1)]],
 }
 
 
@@ -98,15 +101,14 @@ def run_and_die(argv, place, time):
         os.truncate(path, Path(path).stat().st_size // 2)
 
     torch_save = torch.save
-    if place.endswith(" of the grid"):  # the write that puts the chosen weight into the best checkpoint
-        place = place.removesuffix(" of the grid")
-        chosen = train_loop.Trainer.load_best  # the last stage is over: what follows is the grid
-        stages_over = []
-        train_loop.Trainer.load_best = lambda self: (stages_over.append(1), chosen(self))[1]
+    if place.endswith(" of the fit"):  # the write that puts the weight fitted at the end into the best checkpoint
+        place = place.removesuffix(" of the fit")
+        encode, fitting = final_fit.encode_split, []
+        final_fit.encode_split = lambda *arguments: (fitting.append(1), encode(*arguments))[1]
         file = is_file("checkpoint_best.pt")
 
         def condition(*arguments):
-            return len(stages_over) == 2 and file(*arguments)
+            return fitting and file(*arguments)
     else:
         condition = is_file(place.split(" ")[-1])
     if place.startswith("half of"):
@@ -116,8 +118,9 @@ def run_and_die(argv, place, time):
     else:
         owner, name = {
             "step": (train_loop.Trainer, "_step"),
-            "evaluation": (train_loop, "rank_split"),
-            "grid": (test_record, "grid_alpha"),
+            "evaluation": (train_loop, "encode_split"),
+            "fit after the epoch": (train_loop, "fit_and_rank"),
+            "fit at the end": (final_fit, "encode_split"),
             "test": (test_record, "rank_split"),
         }[place]
         wrap(owner, name, before=place != "step")

@@ -13,6 +13,7 @@ import numpy as np
 import metrics
 from engine.arguments import build_parser, with_method
 from engine.methods import METHODS
+from engine.test_record import gain_of_fusing
 from evaluation.query_record import QueryRecord
 from tests.tiny_community import read_csv, write_csv
 from util import sha256_of
@@ -58,7 +59,8 @@ def relevance_of(seed=0):
 def write_run(root, community, method, seed=0, quality=1.0, relevance=None, finished=True, scores=None, **more):
     """Write a run whose scores are noise, `quality` higher for a relevant meme; returns its folder.
 
-    scores: (QUERIES, MEMES), instead of drawn ones. more: keys of metrics.json; settings, code and data: updates of
+    scores: (QUERIES, MEMES), instead of drawn ones, or {score: ...}; with QI and QC among them metrics.json says that
+    QI was the better part on val. more: keys of metrics.json; settings, code and data: updates of
     args.json and of what run.json says of the code and of the data.
     """
     folder = Path(root) / community / method / f"seed_{seed}"
@@ -75,13 +77,13 @@ def write_run(root, community, method, seed=0, quality=1.0, relevance=None, fini
     training = {
         "best epoch": {"stage": "joint", "epoch": 3 + seed, "val": {"mAP": 40.0}},
         "alpha": {"mean": 0.6 + 0.1 * seed, "min": 0.6 + 0.1 * seed, "max": 0.6 + 0.1 * seed},
-        "alpha by a grid on val": {"alpha": 0.5 + 0.02 * seed, "val_mAP": 41.5},
         "seconds": {"training": 1000.0 + 500 * seed, "evaluation on val": 40.0, "all": 1100.0},
         "records/s": 250.5,
         "parameters": {"all": 12_345_678, "trained": 10_000_000},
         "peak memory (MiB)": {"host": 2048},
     }
-    finish(folder, relevance, {"fused": scores}, {"seed": seed} | training | more, intervals=False)
+    matrices = scores if isinstance(scores, dict) else {"fused": scores}
+    finish(folder, relevance, matrices, {"seed": seed} | training | more, intervals=False)
     return folder
 
 
@@ -134,8 +136,6 @@ def write_run_on(folder, community, scores, alpha=None, words=None, evaluations=
     own = {"seed": args.get("seed", 0)}
     if alpha is not None:
         own["alpha"] = {"mean": np.mean(alpha), "min": min(alpha), "max": max(alpha)}
-    if "fused_val_alpha" in scores:
-        own["alpha by a grid on val"] = {"alpha": 0.4, "val_mAP": 50.0}
     finish(folder, relevance, scores, own | (changes or {}), topics, images, alpha, words)
     return folder
 
@@ -199,7 +199,12 @@ def finish(folder, relevance, scores, changes, topics=None, images=None, alpha=N
         words=words or [[] for _ in range(relevance.shape[0])],
     )
     record.save(folder)
-    write_object(folder / "metrics.json", results_of(record, relevance, intervals) | changes)
+    results = results_of(record, relevance, intervals) | changes
+    if {"qi", "qc"} <= scores.keys():
+        results["test"]["fused minus the better part"] = gain_of_fusing(
+            {score: (of_pairs, None) for score, (_, of_pairs) in ranks.items()}, relevance, "qi", "mAP", 0
+        )
+    write_object(folder / "metrics.json", results)
 
 
 def results_of(record, relevance, intervals):
@@ -215,7 +220,7 @@ def results_of(record, relevance, intervals):
     return {
         **{"command": "python main_task_retrieval.py", "seed": 0, "device": "CPU, 2 threads", "processes": 1},
         **{"versions": {"python": "3.11.7", "numpy": "2.4.6"}, "counts": {}},
-        **{"best epoch": None, "alpha": None, "alpha by a grid on val": None, "records/s": None},
+        **{"best epoch": None, "alpha": None, "trained alpha": None, "records/s": None},
         "test": {
             **{"scores": entries, "random": {"query_to_meme": chance, "meme_to_query": chance}, "alpha": None},
             **{"queries": relevance.shape[0], "memes": relevance.shape[1], "relevant pairs": len(relevance.query)},

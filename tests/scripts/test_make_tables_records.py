@@ -5,17 +5,20 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pandas as pd
 import pytest
 
+import metrics
 from scripts.make_tables import main, make_tables
+from scripts.reporting.weights import how_set
 from scripts.tables.run_tree import COSTS
 from tests.scripts.run_folders import relevance_of, write_run
 from util import InputError
 
 TABLES = ("main", "ablation", "weights", "cost")
 UNTRAINED = {
-    **{"best epoch": None, "alpha": None, "alpha by a grid on val": None, "records/s": None},
+    **{"best epoch": None, "alpha": None, "trained alpha": None, "records/s": None},
     "seconds": {"training": None, "evaluation on val": None, "all": 3.0},
 }
 
@@ -25,7 +28,7 @@ def runs(tmp_path):
     """Three methods on a community; of one a seed is missing, of one no run has finished."""
     root = tmp_path / "runs"
     for seed in (0, 1, 2):
-        write_run(root, "demo", "clip4clip_meanp", seed, alpha=None, **{"alpha by a grid on val": None})
+        write_run(root, "demo", "clip4clip_meanp", seed, alpha=None)
         write_run(root, "demo", "ief", seed, quality=2.0, finished=seed != 1)
         write_run(root, "demo", "cap4video", seed, finished=False)
     return root
@@ -380,33 +383,60 @@ def test_a_commit_that_left_the_code_as_it_was_makes_no_other_version(tmp_path):
 
 
 def test_weights(runs):
+    relevance = relevance_of()
+    strong, weak = (np.random.default_rng(seed).normal(size=relevance.shape) for seed in (8, 9))
+    strong[relevance.query, relevance.meme] += 3
     for seed, (mean, low, high) in enumerate(((0.5, 0.2, 0.8), (0.6, 0.3, 0.9))):
         write_run(
-            runs,
-            "demo",
-            "ief_per_query",
-            seed,
+            *(runs, "demo", "ief_per_query", seed),
+            relevance=relevance,
+            scores={"qi": weak, "qc": strong, "fused": weak + strong + seed},
             settings={"fusion": "query"},
             alpha={"mean": mean, "min": low, "max": high},
-            **{"alpha by a grid on val": {"alpha": 0.3 + 0.2 * seed, "val_mAP": 40.0 + seed}},
         )
+    write_run(runs, "demo", "ief_trained_weights", 0, settings={"fusion_data": "train"})
     staged = {"best epoch": {"stage": "qc", "epoch": 4, "val": {"mAP": 1.0}}}
     write_run(runs, "demo", "ief_staged", 0, settings={"co_train": "staged"}, **staged)
     write_run(runs, "demo", "ief_published", 0, settings={"co_train": "staged", "fusion": "fixed"}, **staged)
     out = runs.parent / "out"
     make_tables(runs, out, seeds=[0, 1])
     part = page(out).partition("## Weights")[2].partition("## Costs")[0]
-    assert (
-        "| IEF, weights: per query | learned, per query | 0.550 ± 0.071 | 0.200 – 0.900 | 0.40 ± 0.14 | 40.50 ± 0.71 | "
-        "3, 4 |" in part
-    )
-    assert "| IEF, staged (1 of 2 seeds) | staged: chosen on val | 0.600 | – | 0.50 | 41.50 | qc 4 |" in part
+    [row] = [line for line in part.splitlines() if line.startswith("| IEF, weights: per query")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:5] == ["fitted on val, per query", "0.550 ± 0.071", "0.200 – 0.900", "QI"]
+    assert cells[-1] == "3, 4"
+    precision = {}
+    for name, scores in {"qi": weak, "fused": weak + strong}.items():
+        ranks = metrics.relevant_ranks(scores, relevance)
+        precision[name] = metrics.retrieval_metrics(ranks, relevance.query, *relevance.shape)["mAP"]
+    gain = precision["fused"] - precision["qi"]
+    shown, low, high = (float(number) for number in re.findall(r"[+−]?\d+\.\d+", cells[5].replace("−", "-")))
+    assert low < shown < high and shown == pytest.approx(gain, abs=0.005)
+    assert "| IEF, staged (1 of 2 seeds) | staged: fitted on val | 0.600 | – | – | – | – | qc 4 |" in part
     assert "| IEF, published code (1 of 2 seeds) | fixed | 0.600 |" in part
-    assert "| IEF (1 of 2 seeds) | learned | 0.600 | – |" in part and "CLIP4Clip" not in part
+    assert "| IEF, weights: trained (1 of 2 seeds) | trained | 0.600 |" in part
+    assert "| IEF (1 of 2 seeds) | fitted on val | 0.600 | – |" in part and "CLIP4Clip" not in part
     table = read(out, "weights").set_index(["method", "quantity"])
     assert table["mean"]["ief_per_query", "alpha"] == pytest.approx(0.55)
-    assert table["sd"]["ief_per_query", "alpha_by_grid_on_val"] == pytest.approx(0.2 / 2**0.5)
+    assert table["mean"]["ief_per_query", "fused_minus_better_part_mAP"] == pytest.approx(gain)
+    assert table["sd"]["ief_per_query", "fused_minus_better_part_mAP"] == pytest.approx(0, abs=1e-9)
     assert table["mean"]["ief_per_query", "alpha_min_over_queries"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("settings", "alpha", "expected"),
+    [
+        ({"fusion": "learned", "co_train": "joint"}, (0.5, 0.5), "trained"),  # of an earlier version
+        ({"fusion": "learned", "co_train": "staged"}, (0.5, 0.5), "staged: chosen on val"),
+        ({"fusion": "query", "co_train": "joint"}, (0.4, 0.6), "trained, per query"),
+        ({"fusion": "learned", "co_train": "joint", "fusion_data": "train"}, (0.5, 0.5), "trained"),
+        ({"fusion": "learned", "co_train": "staged", "fusion_data": "val"}, (0.5, 0.5), "staged: fitted on val"),
+        ({"fusion": "query", "fusion_data": "val"}, (0.5, 0.5), "fitted on val, one for all queries"),
+        ({"fusion": "fixed", "fusion_data": "val"}, (0.5, 0.5), "fixed"),
+    ],
+)
+def test_how_weights_were_set(settings, alpha, expected):
+    assert how_set(settings, dict(zip(("min", "max"), alpha, strict=True))) == expected
 
 
 def test_costs(runs):

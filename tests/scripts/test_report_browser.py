@@ -46,7 +46,7 @@ def runs(tmp_path_factory):
     scores = {}
     for name in ("first", "second"):
         qi, qc = (relevant * 1.6 + rng.normal(size=relevance.shape) for _ in range(2))
-        scores[name] = {"qi": qi, "qc": qc, "fused": (qi + qc) / 2, "fused_val_alpha": 0.4 * qi + 0.6 * qc}
+        scores[name] = {"qi": qi, "qc": qc, "fused": (qi + qc) / 2}
     words = [
         [("<start>", 0.1), *((f"{word} ", 0.4) for word in query.split()[:2]), ("<end>", 0.1)] for query in QUERIES
     ]

@@ -52,7 +52,7 @@ def scores_with(ranks_of):
 
 # the memes among any query's ten best by the fused score
 SHOWN = {f"m{meme}" for row in scores_with(FUSED) for meme in np.argsort(-row)[:10]}
-TWO_BRANCHES = {"qi": QI, "qc": QC, "fused": FUSED, "fused_val_alpha": BY_VAL}
+TWO_BRANCHES = {"qi": QI, "qc": QC, "fused": FUSED}
 
 
 def write_small_run(folder, community, ranks=TWO_BRANCHES, **more):
@@ -158,8 +158,8 @@ def test_the_table_has_the_metrics_and_intervals_of_the_record(page, folder):
         head, *rows = panel.rows()
         assert head[1:6] == ["R@1", "R@5", "R@10", "R@20", "R@50"]
         assert head[6:] == ["P@10", "P@20", "P@50", "MdR", "MnR", "mAP", "nDCG@10"]
-        assert [row[0] for row in rows] == ["QI", "QC", "fused", "fused, α by val", "random ranking"]
-        for row, score in zip(rows, ("qi", "qc", "fused", "fused_val_alpha", None), strict=True):
+        assert [row[0] for row in rows] == ["QI", "QC", "fused", "random ranking"]
+        for row, score in zip(rows, ("qi", "qc", "fused", None), strict=True):
             entry = record["scores"][score][direction] if score else record["random"][direction]
             for metric, cell in zip(head[1:], row[1:], strict=True):
                 digits = 1 if metric in ("MdR", "MnR") else 2
@@ -175,7 +175,7 @@ def list_of(element):
 
 def test_gains_and_losses_within_a_run(page):
     _, root, _ = page
-    from_qc, from_weights = root.one("section", id="gains").all("div", class_="gain")
+    [from_qc] = root.one("section", id="gains").all("div", class_="gain")
     gains = [average_precision(FUSED[query]) - average_precision(QI[query]) for query in range(4)]
     gained, lost = from_qc.all("ol")
     assert from_qc.one("h3").text == "From QC: first"
@@ -183,8 +183,6 @@ def test_gains_and_losses_within_a_run(page):
     assert list_of(lost) == [(f"−{-gains[3]:.1f}", 3)]
     assert f"mAP {np.mean(gains):+.2f} [".replace("-", "−") in from_qc.text
     assert "2 queries gain, 1 lose, 1 stay" in from_qc.text
-    assert "from α = 0.40, which a grid on val chooses, to the learned α" in from_weights.text
-    assert list_of(from_weights.one("ol")) == [("−65.0", 1)]  # 35 instead of 100
 
 
 def test_worst_queries(page):
@@ -213,7 +211,10 @@ def test_run_facts(page):
     _, root, _ = page
     facts = {cells[0]: cells[1] for cells in root.one("section", id="facts").one("table").rows()}
     assert facts["parameters"] == "1,234,567, of which 1,000,000 trained"
-    assert facts["α, the weight of QI"] == "learned 0.500; a grid on val: 0.40 (mAP 50.00)"
+    assert facts["α, the weight of QI"] == "0.500, trained"
+    gain = np.mean([average_precision(FUSED[query]) - average_precision(QI[query]) for query in range(4)])
+    shown = f"QI (by mAP): mAP {gain:+.2f} [".replace("-", "−")
+    assert facts["fused minus the better part on val"].startswith(shown)
     assert facts["time"] == "all 1 min 5 s"
     assert facts["code version"] == "0123456789ab"
     assert facts["versions"] == "python 3.11.7, numpy 2.4.6"
@@ -297,7 +298,7 @@ def two_runs(folder, community, tmp_path):
 def test_runs_side_by_side(two_runs, tmp_path):
     _, root, data = report(*two_runs, out=tmp_path / "page.html")
     assert [run["name"] for run in data["runs"]] == ["first", "second"]
-    between, *_, from_qc_in_second, _ = root.one("section", id="gains").all("div", class_="gain")
+    between, _, from_qc_in_second = root.one("section", id="gains").all("div", class_="gain")
     assert from_qc_in_second.one("h3").text == "From QC: second"
     assert between.one("h3").text == "From first to second"
     assert between.all("p")[0].text == "emotion_fusion: channel → none"  # no path, no number of workers
@@ -305,8 +306,8 @@ def test_runs_side_by_side(two_runs, tmp_path):
     assert [run["ap"] for run in data["queries"][1]["runs"]] == [35, 100]
     rows = root.one("section", id="results").all("table")[0].rows()
     assert [row[0] for row in rows[1:]] == [
-        *("first", "QI", "QC", "fused", "fused, α by val"),
-        *("second", "QI", "QC", "fused", "fused, α by val"),
+        *("first", "QI", "QC", "fused"),
+        *("second", "QI", "QC", "fused"),
         "random ranking",
     ]
     table = root.all("div", class_="breakdown")[1].one("table").rows()  # by the number of relevant memes
@@ -401,6 +402,22 @@ def test_curves_of_a_joint_run(community, tmp_path):
     assert float(svg.one("line", class_="best").attributes["x1"]) == fused[0][0] < fused[1][0]
 
 
+def test_a_fitted_weight_has_its_curve_beside_the_trained_one(community, tmp_path):
+    run = write_small_run(
+        *(tmp_path / "run", community),
+        losses=[loss("joint", step / 4, step, 0.5 + step / 100, total=9) for step in (2, 4, 8)],
+        evaluations=[evaluation("joint", e, 4 * e, 0.8 + e / 10, qi=10, qc=15, fused=20) for e in (1, 2)],
+        changes={"best epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 20.0}}},
+        fusion_data="val",
+    )
+    _, root, _ = report(run, out=tmp_path / "page.html")
+    weight = root.one("section", id="curves").all("figure")[-1]
+    assert tips(weight) == ["step 2\ntrained  0.52", "step 4\nfitted on val  0.9\ntrained  0.54"] + [
+        "step 8\nfitted on val  1\ntrained  0.58"
+    ]
+    assert "0.500, fitted on val" in root.one("section", id="facts").text
+
+
 def test_curves_of_staged_training_follow_each_other(community, tmp_path):
     run = write_small_run(
         *(tmp_path / "run", community),
@@ -420,7 +437,7 @@ def test_curves_of_staged_training_follow_each_other(community, tmp_path):
     assert xs == sorted(xs) and best == xs[2]
     assert len(svg.all("polyline", class_="line fused")) == 2  # no line joins the stages
     assert [figure.one("figcaption").text for figure in others if "α" in figure.text] == []
-    assert "chosen on val 0.500" in root.one("section", id="facts").text
+    assert "0.500, staged: chosen on val" in root.one("section", id="facts").text
 
 
 def test_alpha_of_each_query(community, tmp_path):
@@ -495,9 +512,9 @@ def test_a_run_of_one_branch_beside_one_of_two(folder, community, tmp_path):
     )
     _, root, data = report(folder, one, out=tmp_path / "page.html")
     rows = root.one("section", id="results").all("table")[0].rows()
-    assert [row[0] for row in rows[6:]] == ["one", "QI", "random ranking"]
+    assert [row[0] for row in rows[5:]] == ["one", "QI", "random ranking"]
     headings = [heading.text for heading in root.one("section", id="gains").all("h3")]
-    assert headings == ["From first to one", "From QC: first", "From the weights: first"]
+    assert headings == ["From first to one", "From QC: first"]
     training, precision, *_ = root.one("section", id="curves").all("figure")
     assert tips(training) == ["step 4\ntotal  3"] and tips(precision) == ["epoch 1\nQI  10"]
     assert [len(run["best"][0]) for run in data["queries"][0]["runs"]] == [4, 2]
@@ -553,7 +570,7 @@ def test_texts_from_data_are_texts(tmp_path):
         {"captions": [text], "emotions": [text], "text": text, "image_id": f"id {text}".strip()} for text in HOSTILE
     ]
     data_folder = write_community(tmp_path / "data", HOSTILE, memes, [(n, n) for n in range(4)])
-    scores = {name: np.eye(4, dtype=np.float32)[::-1] for name in ("qi", "qc", "fused", "fused_val_alpha")}
+    scores = {name: np.eye(4, dtype=np.float32)[::-1] for name in ("qi", "qc", "fused")}
     scores["qi"] = np.eye(4, dtype=np.float32)
     words = [[(text, 1.0)] for text in HOSTILE]
     run = write_run_on(tmp_path / "<b> & 'run'", data_folder, scores, [0.5] * 4, words, method=None, note=HOSTILE[0])

@@ -140,7 +140,7 @@ def folder(tmp_path):
     return write_run_on(
         tmp_path / "run",
         community,
-        {name: scores + number for number, name in enumerate(("qi", "qc", "fused", "fused_val_alpha"))},
+        {name: scores + number for number, name in enumerate(("qi", "qc", "fused"))},
         alpha=[0.2, 0.5, 0.8],
         words=[[("a", 1.0)], [("b", 0.4), ("c", 0.6)], []],
         evaluations=lines,
