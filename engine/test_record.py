@@ -13,7 +13,7 @@ from torch import nn
 import metrics
 from dataloaders.meme_dataset import SplitData
 from engine import distributed, run_record
-from engine.train_loop import Trainer, stages
+from engine.train_loop import Trainer, stages, trained_alpha
 from evaluation.eval_loop import (
     EncodedSplit,
     alpha_of_queries,
@@ -159,7 +159,7 @@ def write(
     record = run_facts(args, device) | {
         "best epoch": trainer.best if trainer is not None else None,
         "alpha": results["alpha"],
-        "trained alpha": model.fusion.theta_alpha if model.fusion is not None else None,
+        "trained alpha": trained_alpha(args, model.fusion),
         "test": results,
         "counts": counts,
         "parameters": parameters(args, model, trainer),
@@ -207,7 +207,7 @@ def weights_lines(args: argparse.Namespace, model: IEF, results: Mapping[str, An
     if fusion is None:
         return
     if fusion.fitted is not None:
-        trained = fusion.theta_alpha if args.co_train == "joint" and args.loss_weights[0] else None
+        trained = trained_alpha(args, fusion)
         kind = f"fitted on val {fusion.fitted:.3f}" + ("" if trained is None else f", the trained one {trained:.3f}")
     else:
         spread = f" (from {alpha['min']:.3f} to {alpha['max']:.3f} by query)" if args.fusion == "query" else ""

@@ -26,6 +26,7 @@ from engine.training_step import SCORES, TrainingStep
 from evaluation.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
 from evaluation.fitted_weights import fit_and_rank
 from evaluation.frozen_features import FrozenFeatures
+from modules.fusion import Fusion
 from modules.ief_model import IEF
 from util import InputError, set_seed
 
@@ -67,6 +68,12 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     if args.co_train == "joint":
         return [Stage("joint", tuple(args.loss_weights), "fused")]
     return [Stage("qi", (0.0, 1.0, 0.0), "qi"), Stage("qc", (0.0, 0.0, 1.0), "qc", only=QC_PARTS)]
+
+
+def trained_alpha(args: argparse.Namespace, fusion: Fusion | None) -> float | None:
+    """The α of θ, where the fused loss trains it; None elsewhere."""
+    trained = args.co_train == "joint" and args.loss_weights[0] > 0
+    return fusion.theta_alpha if fusion is not None and trained else None
 
 
 OF_THE_RUN = ("displayed", "history", "seconds", "evaluating", "records")
@@ -349,7 +356,7 @@ class Trainer:
                 "step": progress.step,
                 "losses": progress.losses,
                 "alpha": alpha_summary(self.model, encoded),
-                "trained alpha": fusion.theta_alpha if fusion is not None else None,
+                "trained alpha": trained_alpha(self.args, fusion),
                 "scores": result,
             }
             progress.history.append(line)

@@ -284,6 +284,7 @@ def resume(place, more=(), kind="joint", model="joint/checkpoint_last.pt", outpu
         ({"more": ["--seed", "3"]}, "was written with --seed 0, this run has 3"),
         ({"more": ["--epochs", "3"]}, "was written with --epochs 2, this run has 3"),
         ({"more": ["--interaction", "dp"]}, "was written with --interaction wti, this run has dp"),
+        ({"more": ["--fusion_data", "train"]}, "was written with --fusion_data val, this run has train"),
         ({"more": ["--branches", "qi"]}, "was written with --branches qi_qc, this run has qi"),
     ],
 )
