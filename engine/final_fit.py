@@ -10,7 +10,8 @@ def fit_at_the_end(trainer: Trainer) -> None:
     """Fit the weights on val, in the first process; every process and checkpoint_best.pt get them. The log says how."""
     args, fusion = trainer.args, trainer.model.fusion
     assert fusion is not None  # it is of both branches
-    encoded = encode_split(trainer.model, trainer.val_data, args, trainer.device, distributed.is_main())
+    shown = distributed.is_main()
+    encoded = encode_split(trainer.model, trainer.val_data, args, trainer.device, shown, trainer.val_features)
     if encoded is not None:  # in the first process
         with part_scores(trainer.model, encoded, args) as scores:
             fusion.fitted = fit_alpha(scores, encoded.relevance)
