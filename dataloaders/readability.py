@@ -54,7 +54,7 @@ def readability_lines(counts: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
     Nothing, where the tower reads nearly all of it.
     """
-    counts = list(counts)
+    counts, much = list(counts), False
     for kind in ("queries", "captions"):
         sums: dict[str, np.ndarray] = {}  # texts, tokens and unreadable ones by script
         for of_split in counts:
@@ -66,5 +66,6 @@ def readability_lines(counts: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         shown = ", ".join(f"{100 * share:.1f} % in {sums[script][0]} {script} ones" for script, share in shares.items())
         yield f"tokens of the {kind} that are no words to the text tower (unknown, or bytes of a character): {shown}"
         _, tokens, lost = np.sum(list(sums.values()), axis=0)
-        if lost >= MUCH * tokens:
-            yield "  it hardly reads such texts; docs/TOWERS.md names towers that do (--pretrained_clip_name hf:…)"
+        much |= lost >= MUCH * tokens
+    if much:
+        yield "  it hardly reads such texts; docs/TOWERS.md names towers that do (--pretrained_clip_name hf:…)"
