@@ -79,6 +79,19 @@ def run_chains(chains, folder, at_once=2):
     return results
 
 
+def run_by_one_and_by_two(target, arguments_of, folder):
+    """Run `target(*arguments_of(processes))` in one process and, beside it, in two that share the work."""
+    started = []
+    for processes, environments in ((1, [{}]), (2, ranks_environment(2))):
+        arguments = arguments_of(processes)
+        for rank, environment in enumerate(environments):
+            log = Path(folder) / f"log_{processes}_{rank}.txt"
+            started.append((start_process(target, *arguments, log=log, environment=environment), log))
+    for process, log in started:
+        code, printed = finish(process, log)
+        assert code == 0, printed
+
+
 def finish(process, log, limit=300):
     """Wait for a process: (exit code, negative for a signal; what it printed)."""
     process.join(limit)

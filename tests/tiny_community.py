@@ -6,6 +6,8 @@ import functools
 import io
 import json
 import logging
+import shutil
+import socket
 import tempfile
 from pathlib import Path
 
@@ -193,6 +195,22 @@ def comparable(metrics):
     """metrics.json's content without what differs between equal runs: times, memory, the command."""
     differing = ("seconds", "records/s", "peak memory (MiB)", "command")
     return {key: value for key, value in metrics.items() if key not in differing}
+
+
+def assert_evaluates_alone(place, run_folder, towers, monkeypatch):
+    """A run's best checkpoint gives the run's scores where its towers' folder is away, and the network too."""
+    output = f"again {run_folder.name}"
+    shutil.move(towers, hidden := towers.with_name("hidden"))
+    monkeypatch.setattr(socket, "socket", None)
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    try:
+        code, printed = run(place.eval_flags(output, run_folder / "checkpoint_best.pt", "--batch_size_val", "8"))
+    finally:
+        shutil.move(hidden, towers)
+    assert code == 0, printed
+    again, first = (comparable(read_json(folder / "metrics.json")) for folder in (place.folder / output, run_folder))
+    assert again["test"]["scores"] == first["test"]["scores"]
 
 
 def same_tensors(one, other):

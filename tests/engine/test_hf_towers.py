@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 
 import pytest
 import torch
@@ -14,8 +13,8 @@ from engine.build_model import build_model
 from modules.backbones.protocol import Needs
 from modules.backbones.sources import load_backbone
 from tests import tower_models
-from tests.processes import finish, program, ranks_environment, start_process
-from tests.tiny_community import COLOURS, Place, comparable, read_csv, read_json, run, write_csv
+from tests.processes import program, run_by_one_and_by_two
+from tests.tiny_community import COLOURS, Place, assert_evaluates_alone, read_csv, run, write_csv
 
 tower_models.import_transformers()
 CHINESE = dict(zip(COLOURS, "红绿蓝黄紫白黑橙", strict=True))
@@ -81,18 +80,7 @@ def test_a_run_says_where_its_weights_are_from_and_moves_them(trained, name):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_checkpoint_evaluates_without_the_towers_folder_and_a_network(trained, place, name, monkeypatch):
     run_folder, _, towers = trained[name]
-    hidden = towers.with_name("hidden")
-    shutil.move(towers, hidden)
-    monkeypatch.setattr(socket, "socket", None)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    try:
-        output = f"again {run_folder.name}"
-        code, printed = run(place.eval_flags(output, run_folder / "checkpoint_best.pt", "--batch_size_val", "8"))
-    finally:
-        shutil.move(hidden, towers)
-    assert code == 0, printed
-    again, first = (comparable(read_json(folder / "metrics.json")) for folder in (place.folder / output, run_folder))
-    assert again["test"]["scores"] == first["test"]["scores"]
+    assert_evaluates_alone(place, run_folder, towers, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", tower_models.KINDS)
@@ -113,15 +101,7 @@ def test_emotions_that_are_not_trained_yet_leave_the_towers_as_they_are(place, k
 
 
 def test_two_processes_train_as_one(place):
-    started = []
-    for processes, environments in ((1, [{}]), (2, ranks_environment(2))):
-        flags, _ = flags_of(place, "channel", f"of_{processes}")
-        for rank, environment in enumerate(environments):
-            log = place.folder / f"log_{processes}_{rank}.txt"
-            started.append((start_process(program, flags, log=log, environment=environment), log))
-    for process, log in started:
-        code, printed = finish(process, log)
-        assert code == 0, printed
+    run_by_one_and_by_two(program, lambda processes: flags_of(place, "channel", f"of_{processes}")[:1], place.folder)
     one, two = (
         checkpoint.load(place.folder / f"of_{processes}" / "checkpoint_last.pt")["model"] for processes in (1, 2)
     )

@@ -1,7 +1,6 @@
 """Towers of open_clip through the program: trained, evaluated from the checkpoint alone, by one process and by two."""
 
 import shutil
-import socket
 
 import pytest
 import torch
@@ -11,8 +10,8 @@ from modules.backbones.protocol import Needs
 from modules.backbones.sources import load_backbone
 from tests.engine.test_distributed import BATCHES, evaluation, take_steps
 from tests.open_clip_towers import import_open_clip, write_towers
-from tests.processes import finish, ranks_environment, start_process
-from tests.tiny_community import Place, comparable, prepared, read_json, run
+from tests.processes import run_by_one_and_by_two
+from tests.tiny_community import Place, assert_evaluates_alone, prepared, run
 
 import_open_clip()
 SETTINGS = {
@@ -68,18 +67,7 @@ def test_a_run_says_where_its_weights_are_from_and_moves_them(trained, kind):
 @every_setting
 def test_a_checkpoint_evaluates_without_the_towers_files_and_a_network(trained, place, kind, monkeypatch):
     folder, _, towers = trained[kind]
-    shutil.move(towers, hidden := towers.with_name("hidden"))
-    monkeypatch.setattr(socket, "socket", None)
-    monkeypatch.setattr(socket, "getaddrinfo", None)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    try:
-        flags = place.eval_flags(f"again {kind}", folder / "checkpoint_best.pt", "--batch_size_val", "8")
-        code, printed = run(flags)
-    finally:
-        shutil.move(hidden, towers)
-    assert code == 0, printed
-    again, first = (comparable(read_json(path / "metrics.json")) for path in (place.folder / f"again {kind}", folder))
-    assert again["test"]["scores"] == first["test"]["scores"]
+    assert_evaluates_alone(place, folder, towers, monkeypatch)
 
 
 def test_the_program_names_what_is_wrong(place, tmp_path):
@@ -115,14 +103,7 @@ def found(place):
     """By number of processes and rank, what `work` found."""
     for kind in SHARED:
         write_towers(place.folder / f"shared {kind}", kind)
-    started = []
-    for processes, environments in ((1, [{}]), (2, ranks_environment(2))):
-        for rank, environment in enumerate(environments):
-            log = place.folder / f"log_{processes}_{rank}.txt"
-            started.append((start_process(work, place.folder, processes, log=log, environment=environment), log))
-    for process, log in started:
-        code, printed = finish(process, log)
-        assert code == 0, printed
+    run_by_one_and_by_two(work, lambda processes: (place.folder, processes), place.folder)
     return {
         key: torch.load(place.folder / f"found_{key[0]}_{key[1]}.pt", weights_only=False)
         for key in ((1, 0), (2, 0), (2, 1))

@@ -1,7 +1,6 @@
 """Pairs of towers through the program: what is trained and what is not, one process and two, the checkpoint alone."""
 
 import shutil
-import socket
 
 import pytest
 
@@ -9,8 +8,8 @@ from engine import checkpoint
 from modules.backbones.protocol import Needs
 from modules.backbones.sources import load_backbone
 from tests.pair_models import import_timm, write_pair
-from tests.processes import finish, program, ranks_environment, start_process
-from tests.tiny_community import Place, comparable, read_json, run
+from tests.processes import program, run_by_one_and_by_two
+from tests.tiny_community import Place, assert_evaluates_alone, run
 
 import_timm()
 TUNED = ["--tune_towers", "--visual_tokens", "patch"]
@@ -73,31 +72,12 @@ def test_a_run_trains_the_projections_and_the_towers_only_where_it_is_asked_to(t
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_checkpoint_evaluates_without_the_towers_files_and_a_network(trained, place, name, monkeypatch):
     run_folder, _, towers = trained[name]
-    hidden = towers.with_name("hidden")
-    shutil.move(towers, hidden)
-    monkeypatch.setattr(socket, "socket", None)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    output = f"again {run_folder.name}"
-    try:
-        code, printed = run(place.eval_flags(output, run_folder / "checkpoint_best.pt", "--batch_size_val", "8"))
-    finally:
-        shutil.move(hidden, towers)
-    assert code == 0, printed
-    again, first = (comparable(read_json(folder / "metrics.json")) for folder in (place.folder / output, run_folder))
-    assert again["test"]["scores"] == first["test"]["scores"]
+    assert_evaluates_alone(place, run_folder, towers, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["channel, tuned", "no emotions"])
 def test_two_processes_train_as_one(place, name):
-    started = []
-    for processes, environments in ((1, [{}]), (2, ranks_environment(2))):
-        flags, _ = flags_of(place, name, f"{name} of {processes}")
-        for rank, environment in enumerate(environments):
-            log = place.folder / f"log_{processes}_{rank}.txt"
-            started.append((start_process(program, flags, log=log, environment=environment), log))
-    for process, log in started:
-        code, printed = finish(process, log)
-        assert code == 0, printed
+    run_by_one_and_by_two(program, lambda processes: flags_of(place, name, f"{name} of {processes}")[:1], place.folder)
     one, two = (
         checkpoint.load(place.folder / f"{name} of {processes}" / "checkpoint_last.pt")["model"] for processes in (1, 2)
     )
