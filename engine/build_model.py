@@ -9,8 +9,9 @@ from torch import nn
 
 from engine.arguments import reads_captions
 from modules.aggregator import MeanP, SeqLSTM, SeqTransf, TightTransf, start_from_text_tower
+from modules.backbones.fit import check_fit, load_strictly
 from modules.backbones.names import source_of
-from modules.backbones.openai import FROM_SCRATCH, check_fit, load_strictly
+from modules.backbones.openai import FROM_SCRATCH
 from modules.backbones.protocol import Backbone, Needs
 from modules.backbones.sources import empty_backbone, load_backbone, restore_backbone
 from modules.caption_attention import CaptionAttention

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from modules.backbones.hf_tokenizer import HuggingFaceTokenizer, import_transformers
-from modules.backbones.openai import MAX_LAYERS, MEAN, STD, check_fit
-from modules.backbones.protocol import Backbone, ImageInput, Needs, added
+from modules.backbones.fit import check_fit, refuse_misfit
+from modules.backbones.hf_tokenizer import HuggingFaceTokenizer
+from modules.backbones.hub import LOOKED_FOR, import_transformers, kept, read_json_of
+from modules.backbones.openai import MEAN, STD
+from modules.backbones.protocol import MAX_LAYERS, Backbone, ImageInput, Needs, layers_of
 from util import InputError, first_line
 
 HALVES = (0.5, 0.5, 0.5)
@@ -44,10 +46,6 @@ REFUSED = {
     "siglip2": "a SigLIP 2 that reads images of any shape (NaFlex); take one of a fixed resolution",
     "xclip": "an X-CLIP, which reads videos and lets them change the text's features",
 }
-# What a configuration may name that is code, a place or a number format: none of it is followed.
-NOT_KEPT = re.compile(
-    r"auto_map|.*_implementation.*|.*quantization.*|(?:torch_)?dtype|_?name_or_path|use_kernels|kernel_.*"
-)
 # Constants that some files hold, and poolings of BERT that no feature here goes through.
 HARMLESS = re.compile(r".*\.(?:position_ids|token_type_ids)|text_model\.(?:roberta\.)?pooler\.dense\.(?:weight|bias)")
 BILINEAR, BICUBIC, LANCZOS = 2, 3, 1  # Pillow's numbers
@@ -96,6 +94,9 @@ class TextTower(nn.Module):
         back = (place[:, :length] + start).clamp(max=self.context - 1)
         return words.gather(1, back[..., None].expand(-1, -1, words.shape[-1])), out.pooler_output
 
+    def layers(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
+        return layers_of(self.tower)
+
 
 class ImageTower(nn.Module):
     """An image model, with the projection of its features into the common space or an attention pooling instead."""
@@ -126,6 +127,13 @@ class ImageTower(nn.Module):
         x = self.tower.encoder(inputs_embeds=self.tower.pre_layrnorm(x)).last_hidden_state[:, :length]
         x = self.projection(self.tower.post_layernorm(x))
         return x[:, 0], x[:, 1:]
+
+    @property
+    def token_width(self) -> int:
+        return self.tower.config.hidden_size
+
+    def layers(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
+        return layers_of(self.tower)
 
 
 class HuggingFace(Backbone):
@@ -158,38 +166,6 @@ class HuggingFace(Backbone):
         self.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(()))
         self.eval()
 
-    def text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and mask (N, L) -> words (N, L, d), the sentence's feature (N, d)."""
-        return self.text(ids, mask)
-
-    def image_features(
-        self,
-        pixels: torch.Tensor,
-        patch_bias: torch.Tensor | None = None,
-        extra_token: torch.Tensor | None = None,
-        meme_of_frame: torch.Tensor | None = None,
-        patches: bool = True,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Normalised pixels (N, 3, H, W) -> pooled (N, d), patches (N, P, d)."""
-        with added(self.first_convolution(), patch_bias):
-            return self.visual(pixels, extra_token, patches)
-
-    @property
-    def token_width(self) -> int:
-        return self.config["vision_config"]["hidden_size"]
-
-    def layers(self) -> tuple[list[nn.Parameter], list[list[nn.Module]]]:
-        text = getattr(self.text.tower, "roberta", self.text.tower)
-        embeddings = list(text.embeddings.parameters())
-        towers = [list(getattr(text.encoder, "layers", None) or text.encoder.layer)]
-        if hasattr(self, "visual"):
-            image = self.visual.tower
-            embeddings += image.embeddings.parameters()
-            if self.visual.projection is not None:
-                embeddings += image.pre_layrnorm.parameters()
-            towers.append(list(image.encoder.layers))
-        return embeddings, towers
-
     def freeze_unreached(self, patches: bool) -> None:
         """Nothing: every parameter takes part in the pooled feature and in the patches."""
 
@@ -210,7 +186,7 @@ def load(name: str, needs: Needs, notes: list[str]) -> tuple[HuggingFace, str]:
     transformers = import_transformers()
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else it asks the hub to convert what it has read
     what = f"--pretrained_clip_name hf:{name}"
-    found = _read_json(name, "config.json", what)
+    found = _read(name, "config.json", what)
     if found is None:
         raise InputError(f"{what}: no config.json there")
     try:
@@ -236,7 +212,9 @@ def restore(recipe: Mapping[str, Any], vision: bool = True) -> HuggingFace:
         config = _configuration(json.loads(recipe["config"]))
         tokenizer = HuggingFaceTokenizer.of_files(recipe["tokenizer"])
         _check_tokenizer(config, tokenizer)
-        image_input = _checked(ImageInput(**recipe["image_input"]), config)
+        image_input, size = ImageInput.of(recipe["image_input"]), config["vision_config"]["image_size"]
+        if image_input.size != size:
+            raise InputError(f"images of {image_input.size} pixels a side, where their tower reads {size}")
         return HuggingFace(_empty_model(config), config, tokenizer, image_input, vision)
     except InputError as error:
         raise InputError(f"the checkpoint's towers: {error}") from error
@@ -263,8 +241,8 @@ def _configuration(found: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{REFUSED.get(str(kind), f'a model of type {kind!r}')}. Those that fit: {fit}")
     transformers = import_transformers()
     try:
-        config = getattr(transformers, FAMILIES[kind].config).from_dict(_kept(found))
-        complete: dict[str, Any] = _kept(json.loads(json.dumps(config.to_dict())))
+        config = getattr(transformers, FAMILIES[kind].config).from_dict(kept(found))
+        complete: dict[str, Any] = kept(json.loads(json.dumps(config.to_dict())))
         text, image = complete["text_config"], complete["vision_config"]
         numbers = [image["image_size"], image["patch_size"], image["hidden_size"], text["max_position_embeddings"]]
         numbers += [text["vocab_size"], text["num_hidden_layers"], image["num_hidden_layers"]]
@@ -283,19 +261,11 @@ def _configuration(found: Mapping[str, Any]) -> dict[str, Any]:
     return complete
 
 
-def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _kept(value) if isinstance(value, Mapping) else value
-        for key, value in found.items()
-        if not NOT_KEPT.fullmatch(key)
-    }
-
-
 def _empty_model(config: Mapping[str, Any]) -> nn.Module:
     """The model that a configuration describes, its weights random (or none, within `torch.device("meta")`)."""
     transformers, family = import_transformers(), FAMILIES[config["model_type"]]
     try:
-        model = getattr(transformers, family.model)(getattr(transformers, family.config).from_dict(_kept(config)))
+        model = getattr(transformers, family.model)(getattr(transformers, family.config).from_dict(kept(config)))
     except Exception as error:  # as in `_configuration`
         raise InputError(f"its configuration makes no {family.model}: {first_line(error)}") from error
     return model.float()
@@ -307,7 +277,7 @@ def _with_weights(transformers: Any, name: str, config: Mapping[str, Any], what:
     try:
         model, info = getattr(transformers, family.model).from_pretrained(
             name,
-            config=getattr(transformers, family.config).from_dict(_kept(config)),
+            config=getattr(transformers, family.config).from_dict(kept(config)),
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are listed, and refused below
@@ -321,9 +291,7 @@ def _with_weights(transformers: Any, name: str, config: Mapping[str, Any], what:
         for key, stored, own in sorted(info["mismatched_keys"])
     ]
     problems += [str(message) for message in info["error_msgs"]]
-    if problems:
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise InputError(f"{what} does not fit {family.model}:\n  " + "\n  ".join(problems[:20]) + more)
+    refuse_misfit(f"{what} does not fit {family.model}", problems)
     return model
 
 
@@ -345,31 +313,18 @@ def _check_tokenizer(config: Mapping[str, Any], tokenizer: HuggingFaceTokenizer)
             raise InputError(f"its text tower takes token {end} for a text's end, its tokenizer writes {ids} for 'a'")
 
 
-def _read_json(name: str, file: str, what: str) -> dict[str, Any] | None:
-    """A JSON file of a folder or of a model on the hub; None where there is none. InputError where it is unreadable."""
-    from transformers.utils import cached_file
-
+def _read(name: str, file: str, what: str) -> dict[str, Any] | None:
     try:
-        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-        if path is None:
-            return None
-        with open(path, encoding="utf-8") as stream:
-            found = json.load(stream)
+        return read_json_of(name, file)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{what}: {file} cannot be read ({first_line(error)}). It is looked for as a folder, then in the Hugging "
-            "Face cache ($HF_HOME, ~/.cache/huggingface), then on the hub"
-        ) from error
-    if not isinstance(found, dict):
-        raise InputError(f"{what}: {file} holds a {type(found).__name__}, expected an object")
-    return found
+        raise InputError(f"{what}: {file} cannot be read ({first_line(error)}). {LOOKED_FOR}") from error
 
 
 def _preprocessor(name: str, what: str) -> dict[str, Any] | None:
     """How the model's images are prepared, as its files say it; None where they do not."""
-    together = _read_json(name, "processor_config.json", what) or {}
+    together = _read(name, "processor_config.json", what) or {}
     inner = together.get("image_processor")
-    return inner if isinstance(inner, dict) else _read_json(name, "preprocessor_config.json", what)
+    return inner if isinstance(inner, dict) else _read(name, "preprocessor_config.json", what)
 
 
 def _image_input(config: Mapping[str, Any], found: Mapping[str, Any] | None, notes: list[str]) -> ImageInput:
@@ -400,18 +355,4 @@ def _image_input(config: Mapping[str, Any], found: Mapping[str, Any] | None, not
     interpolation = "bicubic" if resample in (BICUBIC, LANCZOS) else "bilinear"
     if resample not in (BICUBIC, BILINEAR):
         notes.append(f"its images were resized in another way (Pillow's number {resample}): {interpolation} is used")
-    return _checked(ImageInput(size, mean, std, interpolation), config)
-
-
-def _checked(image_input: ImageInput, config: Mapping[str, Any]) -> ImageInput:
-    """`image_input` as plain numbers. InputError where they cannot be those of an image tower."""
-    size, interpolation = image_input.size, image_input.interpolation
-    if size != config["vision_config"]["image_size"] or interpolation not in ("bicubic", "bilinear"):
-        raise InputError(f"images of {size} pixels a side, resized in the way {interpolation!r}: no input of its tower")
-    try:
-        mean, std = (tuple(float(value) for value in values) for values in (image_input.mean, image_input.std))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a mean or deviation of pixels that is no list of numbers: {image_input}") from error
-    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise InputError(f"a mean or deviation of pixels that cannot be: {mean}, {std}")
-    return ImageInput(size, mean, std, interpolation)
+    return ImageInput.of({"size": size, "mean": mean, "std": std, "interpolation": interpolation})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
@@ -14,30 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from modules.backbones.hub import REQUIREMENTS, import_transformers
 from modules.tokenizer import byte_characters
 from util import InputError, first_line
 
-REQUIREMENTS = "requirements-hf.txt"
 UNLIMITED = 1_000_000  # a `model_max_length` above it is the library's placeholder for none
 FILE_NAME = re.compile(r"\w[\w.-]*\.(?:json|txt|model|vocab|bpe)", re.ASCII)  # of vocabularies; never of code
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a byte of a character that the vocabulary lacks
 WORD_START = "▁"  # SentencePiece's
 CHINESE = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-
-
-def import_transformers() -> Any:
-    """The transformers module. InputError where it is missing."""
-    from modules.torchvision_ops import import_torchvision
-
-    with contextlib.suppress(ImportError):  # it does without
-        import_torchvision()  # transformers imports it too, and would fail where its library does not load
-    try:
-        import transformers
-    except ImportError as error:
-        raise InputError(f"these towers need transformers: pip install -r {REQUIREMENTS}") from error
-    transformers.logging.set_verbosity_error()  # what does not fit is an error here, the rest does not concern a run
-    transformers.logging.disable_progress_bar()
-    return transformers
 
 
 class HuggingFaceTokenizer:

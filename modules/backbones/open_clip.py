@@ -9,7 +9,6 @@ import contextlib
 import difflib
 import itertools
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,29 +17,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from modules.backbones.hf_tokenizer import HuggingFaceTokenizer, import_transformers
-from modules.backbones.openai import MEAN, STD, VOCABULARY, clip_tokenizer, load_strictly
-from modules.backbones.protocol import Backbone, ImageInput, Needs, TextTokenizer, added
-from modules.backbones.weights_file import (
-    ARCHIVE_ENTRIES,
-    check_tensors,
-    is_torchscript,
-    load_tensors,
-    read_archive,
-    unwrapped,
-    what_it_is,
-)
+from modules.backbones.fit import load_strictly
+from modules.backbones.hf_tokenizer import HuggingFaceTokenizer
+from modules.backbones.hub import import_transformers, kept
+from modules.backbones.open_clip_towers import HuggingFaceText, ImageTower, TextTower, image_tower
+from modules.backbones.openai import MEAN, STD, VOCABULARY, clip_tokenizer
+from modules.backbones.protocol import INTERPOLATIONS, MAX_LAYERS, Backbone, ImageInput, Needs, TextTokenizer
+from modules.backbones.text_encoder import read_configuration
+from modules.backbones.weights_file import read_state
 from util import InputError, first_line
 
 REQUIREMENTS = "requirements-open_clip.txt"
 CONTEXT = 77  # the library's own default
 RESIZES = {"squash": "squash", "longest": "pad"}  # its word for what is done with an oblong image -> --resize
-TOKENIZER_OPTIONS = {"clean", "strip_sep_token"}
 FOLDER_OF_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-INTERPOLATIONS = ("bicubic", "bilinear")
-MAX_LAYERS, MAX_NUMBER, MAX_PIXELS = 128, 2**24, 2048  # of what a checkpoint may claim
+MAX_NUMBER = 2**24  # of what a checkpoint may claim
 NO_IMAGES = {"layers": 1, "width": 64, "patch_size": 32, "image_size": 32}  # stands in for a tower that is not needed
-UNSAFE = ("auto_map", "attn_implementation", "quantization_config")  # keys by which a configuration brings code
 
 
 def import_library() -> Any:
@@ -80,186 +72,6 @@ class CleanTokenizer:
         return self._tokenizer.unreadable(ids)
 
 
-# --- the text towers ---------------------------------------------------------------------------------------------
-
-
-class TextTower(nn.Module):
-    """The library's TextTransformer. Ids (N, L), padded -> words (N, L, d), sentence (N, d)."""
-
-    tower: Any
-
-    def __init__(self, tower: Any) -> None:
-        super().__init__()
-        self.tower = tower
-        if tower.cls_emb is not None or tower.pool_type == "none":
-            raise InputError("its text tower ends with a token of its own, as CoCa's does; such towers are not read")
-
-    @property
-    def reads_padding(self) -> bool:
-        """Whether what stands behind a text changes its features, so that it is always padded to the full length."""
-        return self.tower.attn_mask is None or self.tower.pool_type == "last"
-
-    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        from open_clip.transformer import text_global_pool
-
-        tower, length = self.tower, ids.shape[1]
-        x = tower.token_embedding(ids) + tower.positional_embedding[:length]
-        mask = None if tower.attn_mask is None else tower.attn_mask[:length, :length]
-        words = tower.ln_final(tower.transformer(x, attn_mask=mask))
-        if isinstance(tower.text_projection, nn.Linear):
-            words = tower.text_projection(words)
-        elif tower.text_projection is not None:
-            words = words @ tower.text_projection
-        return words, text_global_pool(words, ids, tower.pool_type, eos_token_id=tower.eos_id)
-
-    def layers(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
-        tower = self.tower
-        return [tower.token_embedding.weight, tower.positional_embedding], list(tower.transformer.resblocks)
-
-
-class HuggingFaceText(nn.Module):
-    """The library's HFTextEncoder: an encoder of transformers, pooled and projected. As TextTower."""
-
-    tower: Any
-
-    def __init__(self, tower: Any, pad_id: int) -> None:
-        super().__init__()
-        self.tower = tower
-        self.reads_padding = tower.config.pad_token_id != pad_id  # else it is masked
-
-    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        tower = self.tower
-        mask = (ids != tower.config.pad_token_id).long()
-        out = tower.transformer(input_ids=ids, attention_mask=mask)
-        return tower.proj(out.last_hidden_state), tower.proj(tower.pooler(out, mask))
-
-    def layers(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
-        transformer = self.tower.transformer
-        encoder = getattr(transformer, "encoder", transformer)
-        name = next(name for name in ("layer", "layers", "block") if hasattr(encoder, name))
-        blocks = list(getattr(encoder, name))
-        return _before(transformer, blocks), blocks
-
-
-# --- the image towers --------------------------------------------------------------------------------------------
-
-
-class ImageTower(nn.Module):
-    """What is common to the library's image towers. Pixels (N, 3, H, W) -> pooled (N, d), patches (N, P, d) or None."""
-
-    tower: Any
-    token_width: int | None = None
-
-    def __init__(self, tower: Any) -> None:
-        super().__init__()
-        self.tower = tower
-
-    def forward(
-        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None, patches: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.tower(pixels), None
-
-    def layers(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
-        blocks = [block for number in range(1, 5) for block in getattr(self.tower, f"layer{number}")]  # of the ResNets
-        return _before(self.tower, blocks), blocks
-
-
-class ImageTransformer(ImageTower):
-    """The library's VisionTransformer."""
-
-    def __init__(self, tower: Any) -> None:
-        super().__init__(tower)
-        if tower.pool_type == "none" or isinstance(tower.attn_pool, nn.Module):
-            raise InputError("its image tower ends in CoCa's kind of pooling; such towers are not read")
-        tower.output_tokens = True
-        self.token_width = tower.conv1.out_channels
-
-    def forward(
-        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None, patches: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        tower = self.tower
-        with _one_more(extra_token, tower.ln_pre, tower.transformer):
-            pooled, tokens = tower(pixels)
-        return pooled, (tower.ln_post(tokens) if tower.final_ln_after_pool else tokens) @ tower.proj
-
-    def layers(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
-        tower, blocks = self.tower, list(self.tower.transformer.resblocks)
-        return [parameter for parameter in _before(tower, blocks) if parameter is not tower.proj], blocks
-
-
-class TimmTower(ImageTower):
-    """The library's TimmModel: a trunk of timm and a head which may project. Its blocks are the trunk's, or its stages.
-
-    Patches are the places of the trunk's last map, each as if it alone were pooled; a pooling that knows the places
-    (CLIP's attention in a ResNet of timm) leaves none.
-    """
-
-    def __init__(self, tower: Any) -> None:
-        super().__init__(tower)
-        from timm.models.vision_transformer import VisionTransformer
-
-        trunk = tower.trunk
-        attention = getattr(trunk, "attn_pool", None)
-        self._pools_places = hasattr(tower.head, "pool") or getattr(attention, "pos_embed", None) is not None
-        # whether the pooling itself leaves out what stands before the patches
-        self._leaves_out = getattr(trunk, "global_pool", "token") != "token"
-        if attention is not None:
-            self._leaves_out = not getattr(trunk, "pool_include_prefix", True)
-        if type(trunk) is VisionTransformer:  # others turn their tokens by their places
-            self.token_width = trunk.embed_dim
-
-    def forward(
-        self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None, patches: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        tower, trunk = self.tower, self.tower.trunk
-        with _one_more(extra_token, getattr(trunk, "norm_pre", None), getattr(trunk, "blocks", None)):
-            features = trunk.forward_features(pixels)
-        pooled = tower.head(trunk.forward_head(features))
-        if self._pools_places or not patches:
-            return pooled, None
-        if features.ndim == 4:
-            last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
-            places = features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
-            alone = places.flatten(0, 1)[:, None, None] if last else places.flatten(0, 1)[:, :, None, None]
-        else:
-            places = features[:, trunk.num_prefix_tokens :]
-            alone = places.flatten(0, 1)[:, None]
-            if self._leaves_out:
-                alone = torch.cat([alone.new_zeros(len(alone), trunk.num_prefix_tokens, alone.shape[2]), alone], dim=1)
-        return pooled, tower.head(trunk.forward_head(alone)).unflatten(0, places.shape[:2])
-
-    def layers(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
-        trunk = self.tower.trunk
-        name = next((name for name in ("blocks", "stages", "layers") if hasattr(trunk, name)), None)
-        blocks = list(getattr(trunk, name)) if name else [m for n, m in trunk.named_children() if n.startswith("layer")]
-        if not blocks:
-            raise InputError(f"--freeze_layer_num: the blocks of a {type(trunk).__name__} are not known; take -1")
-        return _before(trunk, blocks), blocks
-
-
-@contextlib.contextmanager
-def _one_more(token: torch.Tensor | None, into: nn.Module | None, within: nn.Module | None) -> Iterator[None]:
-    """Within it, the sequence that `into` reads has `token` (N, width) behind it; what `within` gives is without it."""
-    if token is None or into is None or within is None:
-        yield
-        return
-    handles = [
-        into.register_forward_pre_hook(lambda _, inputs: torch.cat([inputs[0], token[:, None].to(inputs[0].dtype)], 1)),
-        within.register_forward_hook(lambda _, inputs, output: output[:, :-1]),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _before(module: nn.Module, blocks: Sequence[nn.Module]) -> list[nn.Parameter]:
-    """The parameters of a module that come before those of its blocks."""
-    first = next(blocks[0].parameters())
-    return list(itertools.takewhile(lambda parameter: parameter is not first, module.parameters()))
-
-
 # --- both together -----------------------------------------------------------------------------------------------
 
 
@@ -274,7 +86,7 @@ class OpenClip(Backbone):
         library = import_library()
         settings = json.loads(recipe["configuration"])
         _check(settings)
-        model, image = settings["model"], settings["image"]
+        model = settings["model"]
         self._recipe = {"source": "open_clip"} | {name: recipe[name] for name in ("configuration", "tokenizer")}
         self.tokenizer: TextTokenizer = clip_tokenizer()
         self._pad_id = 0
@@ -291,10 +103,10 @@ class OpenClip(Backbone):
             ).float()
         self.embed_dim = model["embed_dim"]
         self.context_length = model["text_cfg"].get("context_length", CONTEXT)
-        self.image_input = ImageInput(image["size"], tuple(image["mean"]), tuple(image["std"]), image["interpolation"])
+        self.image_input = ImageInput.of(settings["image"])
         self.patches = 0
         if vision:
-            self.visual = _image_tower(towers.visual)
+            self.visual = image_tower(towers.visual)
         encoder = settings["encoder"] is not None
         self.text = HuggingFaceText(towers.text, self._pad_id) if encoder else TextTower(towers.text)
         self.logit_scale = nn.Parameter(towers.logit_scale.detach().reshape(()))
@@ -309,28 +121,6 @@ class OpenClip(Backbone):
         words, sentence = self.text(padded)
         return words[:, : ids.shape[1]], sentence
 
-    def image_features(
-        self,
-        pixels: torch.Tensor,
-        patch_bias: torch.Tensor | None = None,
-        extra_token: torch.Tensor | None = None,
-        meme_of_frame: torch.Tensor | None = None,
-        patches: bool = True,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        with added(self.first_convolution() if patch_bias is not None else None, patch_bias):
-            return self.visual(pixels, extra_token, patches)
-
-    @property
-    def token_width(self) -> int | None:
-        return self.visual.token_width
-
-    def layers(self) -> tuple[list[nn.Parameter], list[list[nn.Module]]]:
-        embeddings, blocks = self.text.layers()
-        if not hasattr(self, "visual"):
-            return embeddings, [blocks]
-        of_images, image_blocks = self.visual.layers()
-        return embeddings + of_images, [blocks, image_blocks]
-
     def recipe(self) -> dict[str, Any]:
         return self._recipe
 
@@ -343,11 +133,6 @@ class OpenClip(Backbone):
         if pooled.shape != (1, self.embed_dim):
             raise InputError(f"its image tower gives {tuple(pooled.shape)} of an image, not {(1, self.embed_dim)}")
         return 0 if patches is None else patches.shape[1]
-
-
-def _image_tower(tower: nn.Module) -> ImageTower:
-    kinds: dict[str, type[ImageTower]] = {"VisionTransformer": ImageTransformer, "TimmModel": TimmTower}
-    return kinds.get(type(tower).__name__, ImageTower)(tower)
 
 
 @contextlib.contextmanager
@@ -381,21 +166,14 @@ def _made(recipe: Mapping[str, Any], vision: bool, what: str) -> OpenClip:
 
 
 def _check(settings: Any) -> None:
-    """InputError where settings, which may be a stranger's, are not what `_settings` gives, or past all reason."""
+    """InputError where settings, which may be a stranger's, are not what `_recipe` gives, or past all reason."""
     if not isinstance(settings, dict) or settings.keys() != {"model", "encoder", "tokenizer", "image"}:
         raise InputError("they are not those of open_clip's towers")
-    model, encoder, image = settings["model"], settings["encoder"], settings["image"]
-    vision, text = model["vision_cfg"], model["text_cfg"]
+    encoder, vision, text = settings["encoder"], settings["model"]["vision_cfg"], settings["model"]["text_cfg"]
     for name, value in _values(settings):
         limit = MAX_LAYERS if "layers" in name else MAX_NUMBER
         if isinstance(value, int | float) and not -MAX_NUMBER <= value <= limit:
             raise InputError(f"{name} is {value}")
-    if not isinstance(image["size"], int) or not 0 < image["size"] <= MAX_PIXELS:
-        raise InputError(f"images of {image['size']} pixels a side")
-    if len(image["mean"]) != 3 or len(image["std"]) != 3 or not all(value > 0 for value in image["std"]):
-        raise InputError(f"images normalised by {image['mean']}, {image['std']}")
-    if image["interpolation"] not in INTERPOLATIONS:
-        raise InputError(f"images resized by {image['interpolation']!r}")
     for name, part in (("hf_model_name", encoder), ("hf_tokenizer_name", settings["tokenizer"])):
         if bool(text.get(name)) != (part is not None):
             raise InputError(f"{name} is {text.get(name)!r}, but what it names is {'' if part else 'not '}there")
@@ -404,8 +182,8 @@ def _check(settings: Any) -> None:
 
         if encoder.get("model_type") not in arch_dict:
             raise InputError(f"a text encoder {str(encoder.get('model_type'))[:80]!r}, which is none of open_clip's")
-        if unsafe := [key for key in encoder if not _is_safe(key)]:
-            raise InputError(f"a text encoder with {unsafe[0]!r}")
+        if kept(encoder) != encoder:
+            raise InputError("a text encoder whose configuration names code, a place or a number format")
     vocabulary = (encoder or text).get("vocab_size", VOCABULARY)
     if settings["tokenizer"] is None and vocabulary != VOCABULARY:
         raise InputError(f"a vocabulary of {vocabulary:,} and no tokenizer; CLIP's has {VOCABULARY:,}")
@@ -533,23 +311,9 @@ def _recipe(
     if options or text.get("tokenizer_mode"):
         raise InputError(f"{name}: its tokenizer has options that are not known here: {options or 'tokenizer_mode'}")
     if text.get("hf_model_name"):
-        settings["encoder"] = _encoder(text["hf_model_name"])
+        settings["encoder"] = read_configuration(text["hf_model_name"])
     settings["image"] = _image(model["vision_cfg"], preprocessing, name, notes)
     return {"configuration": json.dumps(settings), "tokenizer": files}
-
-
-def _encoder(name: str) -> dict[str, Any]:
-    """The configuration of a text encoder on the hub, or of a folder."""
-    transformers = import_transformers()
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict()
-        return json.loads(json.dumps({key: value for key, value in config.items() if _is_safe(key)}, default=str))
-    except Exception as error:  # a stranger's file, and the library raises whatever it leads it to
-        raise InputError(f"the configuration of the text encoder {name} cannot be read: {first_line(error)}") from error
-
-
-def _is_safe(key: str) -> bool:
-    return not key.startswith("_") and key not in UNSAFE
 
 
 def _image(vision: Mapping[str, Any], preprocessing: Mapping[str, Any], name: str, notes: list[str]) -> dict[str, Any]:
@@ -585,8 +349,7 @@ def _load_weights(backbone: OpenClip, path: Path, notes: list[str]) -> None:
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
 
-    state, more = _read(path)
-    notes += more
+    state = read_state(path, notes)
     towers = nn.Module()  # the towers by the library's names
     towers.visual, towers.text, towers.logit_scale = backbone.visual.tower, backbone.text.tower, backbone.logit_scale
     try:
@@ -598,28 +361,3 @@ def _load_weights(backbone: OpenClip, path: Path, notes: list[str]) -> None:
     if "logit_scale" in state and state["logit_scale"].numel() == 1:
         state["logit_scale"] = state["logit_scale"].reshape(())
     load_strictly(towers, state, path)
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """A file of weights, fp32: safetensors, a state dict, or a TorchScript archive; nothing in it is run."""
-    try:
-        if _is_safetensors(path):
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        elif what := what_it_is(path):
-            raise InputError(what)
-        else:
-            content = read_archive(path) if is_torchscript(path) else load_tensors(path)
-        state, notes = unwrapped(content)
-        check_tensors(state, os.path.getsize(path))
-    except Exception as error:  # safetensors' own, which is no kind of another
-        raise InputError(f"{path}: cannot be read as weights: {first_line(error)}") from error
-    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    return {name: tensor for name, tensor in state.items() if name not in ARCHIVE_ENTRIES}, notes
-
-
-def _is_safetensors(path: Path) -> bool:
-    with open(path, "rb") as file:
-        head = file.read(9)
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path)

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modules.backbones.protocol import START_LOGIT_SCALE, Backbone, ImageInput
+from modules.backbones.fit import check_fit, load_strictly
+from modules.backbones.protocol import MAX_LAYERS, START_LOGIT_SCALE, Backbone, ImageInput
 from modules.backbones.published import PUBLISHED, path_of
 from modules.backbones.weights_file import WeightsFile, read_weights
 from modules.tokenizer import Tokenizer
@@ -27,7 +28,6 @@ from util import InputError, sha256_of
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, RGB in 0..1
 STD = (0.26862954, 0.26130258, 0.27577711)
 VOCABULARY = 49408  # of CLIP's tokenizer, the one that there is (modules/tokenizer.py)
-MAX_LAYERS = 128  # of a tower that is read from a file; those that are known have up to 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,31 +274,6 @@ def published_note(path: str | os.PathLike[str]) -> str:
     names = [name for name, published in PUBLISHED.items() if published.sha256 == found]
     note = f"the published file of {names[0]}" if names else "not one of the published files, by its SHA-256"
     return f"{path} ({note})"
-
-
-def check_fit(module: nn.Module, state: Mapping[str, torch.Tensor], what: str | os.PathLike[str]) -> None:
-    """InputError, which lists the keys and shapes, where a state dict is not exactly the module's, or not finite."""
-    own = module.state_dict()
-    problems = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
-    problems += [f"unexpected {name}" for name in sorted(state.keys() - own.keys())]
-    problems += [
-        f"{name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
-        for name in sorted(own.keys() & state.keys())
-        if own[name].shape != state[name].shape
-    ]
-    if not problems:
-        numbers = {name: (~tensor.isfinite()).sum().item() for name, tensor in state.items()}
-        problems = [f"{name}: {count} of its numbers are NaN or infinite" for name, count in numbers.items() if count]
-    if problems:
-        shown = "\n  ".join(problems[:20])
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise InputError(f"{what} does not fit the model:\n  {shown}{more}")
-
-
-def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], what: str | os.PathLike[str]) -> None:
-    """`module.load_state_dict`, strict, of a state dict that `check_fit` found right."""
-    check_fit(module, state, what)
-    module.load_state_dict(state)
 
 
 def empty_clip(sizes: ClipSizes, vision: bool = True) -> CLIP:

@@ -7,7 +7,6 @@ IMAGE: a network of timm, with the weights that timm has for it, or NAME@FILE. T
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from torch import nn
 
 from modules.backbones.hf_tokenizer import HuggingFaceTokenizer
 from modules.backbones.names import SMALL
-from modules.backbones.protocol import START_LOGIT_SCALE, Backbone, ImageInput, Needs, added
+from modules.backbones.protocol import START_LOGIT_SCALE, Backbone, ImageInput, Needs
 from modules.backbones.small import small_towers
 from modules.backbones.text_encoder import (
     POOLINGS,
@@ -30,18 +29,16 @@ from modules.backbones.text_encoder import (
     read_pooling,
 )
 from modules.backbones.timm_tower import (
-    INTERPOLATIONS,
     Image,
     TimmTower,
     image_input,
     load_image,
     make_trunk,
     shapes_of,
-    three,
 )
 from util import InputError
 
-MAX_SIZE, MAX_WIDTH, MAX_LENGTH = 4096, 65536, 1 << 20  # pixels, channels, tokens: of a recipe that is read from a file
+MAX_WIDTH, MAX_LENGTH = 65536, 1 << 20  # channels, tokens: of a recipe that is read from a file
 
 
 class Design(NamedTuple):
@@ -81,41 +78,11 @@ class Pair(Backbone):
         self.logit_scale = nn.Parameter(torch.tensor(START_LOGIT_SCALE))
         self.eval()
 
-    def text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and mask (N, L) -> the encoder's last hidden states (N, L, w), what its authors pool (N, w)."""
-        return self.text(ids, mask)
-
-    def image_features(
-        self,
-        pixels: torch.Tensor,
-        patch_bias: torch.Tensor | None = None,
-        extra_token: torch.Tensor | None = None,
-        meme_of_frame: torch.Tensor | None = None,
-        patches: bool = True,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Normalised pixels (N, 3, H, W) -> timm's features before its classifier (N, v), places (N, P, v) or None."""
-        with added(self.first_convolution(), patch_bias):
-            return self.visual(pixels, extra_token, patches)
-
     def project_text(self, features: torch.Tensor) -> torch.Tensor:
         return self.text_projection(features)
 
     def project_image(self, features: torch.Tensor) -> torch.Tensor:
         return self.image_projection(features)
-
-    def first_convolution(self) -> nn.Conv2d | None:
-        return self.visual.first_convolution()
-
-    @property
-    def token_width(self) -> int | None:
-        return self.visual.token_width
-
-    def layers(self) -> tuple[list[nn.Parameter], list[list[nn.Module]]]:
-        embeddings, blocks = self.text.layers()
-        if not hasattr(self, "visual"):
-            return embeddings, [blocks]
-        stem, image_blocks = self.visual.layers()
-        return [*embeddings, *stem], [blocks, image_blocks]
 
     def recipe(self) -> dict[str, Any]:
         design = self.design
@@ -162,7 +129,7 @@ def load(name: str, needs: Needs, notes: list[str], embed_dim: int) -> tuple[Pai
     trunk, source = None, text
     if needs.vision:
         trunk = make_trunk(image.name)
-        source = f"{load_image(trunk, image)} and {text}"
+        source = f"{load_image(trunk, image, notes)} and {text}"
     return Pair(design, tokenizer, load_encoder(text, values), trunk), f"{source}; the projections start afresh"
 
 
@@ -206,7 +173,7 @@ def restore(recipe: Mapping[str, Any], vision: bool) -> Pair:
         values = json.loads(recipe["text"])
         design = Design(
             _checked(recipe["image"], str),
-            _image_input(recipe["image_input"]),
+            ImageInput.of(recipe["image_input"]),
             _checked(values, dict),
             Pooling(**recipe["pooling"]),
             _within(recipe["context_length"], MAX_LENGTH),
@@ -233,13 +200,3 @@ def _within(value: Any, bound: int) -> int:
     if type(value) is not int or not 0 < value <= bound:
         raise ValueError(f"{str(value)[:50]!r} where a number from 1 to {bound:,} belongs")
     return value
-
-
-def _image_input(values: Mapping[str, Any]) -> ImageInput:
-    found = ImageInput(**values)
-    mean, std = three(found.mean), three(found.std)
-    if not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise ValueError(f"a mean of {mean} and a deviation of {std}")
-    if found.interpolation not in INTERPOLATIONS:
-        raise ValueError(f"an interpolation {str(found.interpolation)[:50]!r}")
-    return ImageInput(_within(found.size, MAX_SIZE), mean, std, found.interpolation)

@@ -6,17 +6,21 @@ N items, L words, P patches, d the common width of images and texts.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
-from util import InputError
+from util import InputError, first_line
 
 MAX_LOGIT_SCALE = math.log(100)
 START_LOGIT_SCALE = math.log(1 / 0.07)
+MAX_LAYERS, MAX_PIXELS = 128, 4096  # of a tower that is read from a file; those that are known have up to 48 layers
+INTERPOLATIONS = ("bicubic", "bilinear")
+PLAIN_CONVOLUTIONS = ("Conv2d", "Conv2dSame")  # the latter is timm's, which pads as TensorFlow does
 
 
 class TextTokenizer(Protocol):
@@ -44,7 +48,23 @@ class ImageInput(NamedTuple):
     size: int  # pixels a side
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    interpolation: str = "bicubic"  # or bilinear
+    interpolation: str = "bicubic"  # one of INTERPOLATIONS
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ImageInput:
+        """Of plain values, which may be a stranger's. InputError where they can be those of no image tower."""
+        try:
+            found = cls(**values)
+            mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (found.mean, found.std))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"the size, mean and deviation of images cannot be read: {first_line(error)}") from error
+        if type(found.size) is not int or not 0 < found.size <= MAX_PIXELS:
+            raise InputError(f"images of {str(found.size)[:50]} pixels a side")
+        if found.interpolation not in INTERPOLATIONS:
+            raise InputError(f"images resized by {str(found.interpolation)[:50]!r}")
+        if not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+            raise InputError(f"a mean and a deviation of pixels that cannot be: {mean}, {std}")
+        return cls(found.size, mean, std, found.interpolation)
 
     @property
     def mean_colour(self) -> tuple[int, int, int]:
@@ -64,12 +84,17 @@ class Needs(NamedTuple):
 class Backbone(nn.Module):
     """A text tower and, as `visual`, an image tower, which give features of one width.
 
-    A source sets the attributes and writes `text_features`, `image_features`, `layers`, `recipe` and, where it can
-    take a token, `token_width`. The towers run without their own dropout, drop path and batch statistics, in training
-    too: `train` has no effect on them.
+    A source sets the attributes and writes `recipe`. What the other methods ask of a tower, they ask of two modules:
+    `text` (ids, mask) and `visual` (pixels, extra_token, patches) give the features, each has `layers` (its embeddings'
+    parameters, its blocks in order), `visual` also `token_width`. A source whose towers are other modules writes
+    `text_features`, `image_features`, `token_width` and `layers` itself.
+
+    The towers run without their own dropout, drop path and batch statistics, in training too: `train` has no effect on
+    them.
     """
 
-    visual: nn.Module  # absent where a setting needs no images
+    text: Any
+    visual: Any  # absent where a setting needs no images
     logit_scale: nn.Parameter
     tokenizer: TextTokenizer
     embed_dim: int  # d
@@ -89,7 +114,7 @@ class Backbone(nn.Module):
 
         `sentence` is what the tower's authors pool. What `words` holds where the mask is False means nothing.
         """
-        raise NotImplementedError
+        return self.text(ids, mask)
 
     def image_features(
         self,
@@ -102,10 +127,11 @@ class Backbone(nn.Module):
         """Normalised pixels (N, 3, H, W) -> pooled (N, v), patches (N, P, v) or None, as the image tower gives them.
 
         patch_bias (N, C, h, w): added to what the first convolution gives. extra_token (N, token_width): one more
-        token of the sequence, whose own output is dropped. meme_of_frame (N,): which frames are of one meme. patches:
-        whether they are asked for.
+        token of the sequence, whose own output is dropped. meme_of_frame (N,): the number of each frame's meme, which
+        `--linear_patch 3d` reads. patches: whether they are asked for.
         """
-        raise NotImplementedError
+        with added(self.first_convolution(), patch_bias):
+            return self.visual(pixels, extra_token, patches)
 
     def project_text(self, features: torch.Tensor) -> torch.Tensor:
         """Features of the text tower (..., w) -> (..., d); the towers of most sources end in the common space."""
@@ -152,7 +178,7 @@ class Backbone(nn.Module):
     @property
     def token_width(self) -> int | None:
         """The width of the image tower's tokens, one of which may be an emotion; None where it takes no further one."""
-        return None
+        return self.visual.token_width
 
     def check(self, needs: Needs, name: str) -> None:
         """InputError where the towers called `name` cannot do what a setting needs; they may lie on `meta`."""
@@ -163,19 +189,29 @@ class Backbone(nn.Module):
                 f"--emotion_fusion token: the image tower of {name} takes no further token (it is no plain sequence); "
                 "take channel or none"
             )
-        if needs.emotion == "channel" and self.first_convolution() is None:
+        if needs.emotion == "channel" and (why := self._why_no_channel()):
             raise InputError(
-                f"--emotion_fusion channel: the image tower of {name} has no convolution over the pixels; "
+                f"--emotion_fusion channel: the image tower of {name} {why}; "
                 f"take {'token or none' if self.token_width else 'none'}"
             )
         if needs.patches and not self.patches:
             raise InputError(f"--visual_tokens patch: the image tower of {name} gives no features of patches; take cls")
 
+    def _why_no_channel(self) -> str | None:
+        first = self.first_convolution()
+        if first is None:
+            return "has no convolution over the pixels"
+        if (kind := type(first).__name__) not in PLAIN_CONVOLUTIONS:  # timm's others are all of one sort
+            return f"standardises the weights of its first convolution over all channels ({kind}): none can join"
+        return None
+
     # --- what is trained
 
     def layers(self) -> tuple[Sequence[torch.Tensor], Sequence[Sequence[nn.Module]]]:
         """(the embeddings' parameters, the blocks of each tower in order), for `--freeze_layer_num`."""
-        raise NotImplementedError
+        towers = [self.text, self.visual] if hasattr(self, "visual") else [self.text]
+        embeddings, blocks = zip(*(tower.layers() for tower in towers), strict=True)
+        return list(itertools.chain(*embeddings)), blocks
 
     def freeze_layers(self, number: int) -> None:
         """Freeze the embeddings and the first `number` blocks of both towers; -1 freezes nothing."""
@@ -255,3 +291,32 @@ def added(module: nn.Module | None, bias: torch.Tensor | None) -> Iterator[None]
         yield
     finally:
         handle.remove()
+
+
+@contextlib.contextmanager
+def with_token(token: torch.Tensor | None, into: nn.Module | None, within: nn.Module | None) -> Iterator[None]:
+    """Within it, the sequence that `into` reads has `token` (N, width) behind it; what `within` gives is without it."""
+    if token is None or into is None or within is None:
+        yield
+        return
+    handles = [
+        into.register_forward_pre_hook(lambda _, inputs: torch.cat([inputs[0], token[:, None].to(inputs[0].dtype)], 1)),
+        within.register_forward_hook(lambda _, inputs, output: output[:, :-1]),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def before(module: nn.Module, blocks: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """The parameters of a module that come before those of its blocks."""
+    first = next(blocks[0].parameters())
+    return list(itertools.takewhile(lambda parameter: parameter is not first, module.parameters()))
+
+
+def layers_of(transformer: nn.Module) -> tuple[list[nn.Parameter], list[nn.Module]]:
+    """(the parameters before the blocks, the blocks) of a model of transformers: its first list of modules."""
+    blocks = list(next(module for module in transformer.modules() if isinstance(module, nn.ModuleList)))
+    return before(transformer, blocks), blocks

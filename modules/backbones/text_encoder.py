@@ -5,31 +5,22 @@ N texts, L words, w the encoder's width.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modules.backbones.hf_tokenizer import HuggingFaceTokenizer, import_transformers
+from modules.backbones.fit import refuse_misfit
+from modules.backbones.hf_tokenizer import HuggingFaceTokenizer
+from modules.backbones.hub import LOOKED_FOR, import_transformers, kept, read_json_of
+from modules.backbones.protocol import MAX_LAYERS, layers_of
 from modules.transformer import masked_mean, take_last_word
-from util import InputError, first_line, read_json
+from util import InputError, first_line
 
-MAX_LAYERS = 256  # of a configuration that is read from a file
 DEFAULT_LENGTH = 512  # where neither configuration nor tokenizer names one
-# What a configuration may say that would load code or weights of another kind, or is of no account
-LEFT_OUT = {
-    "_name_or_path",
-    "architectures",
-    "auto_map",
-    "dtype",
-    "quantization_config",
-    "torch_dtype",
-    "transformers_version",
-}
 # The names in a 1_Pooling/config.json of sentence-transformers before its version 6
 OLD_POOLING = {
     "pooling_mode_cls_token": "cls",
@@ -71,15 +62,7 @@ class TextTower(nn.Module):
         return self.encoder.config.hidden_size
 
     def layers(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
-        """(the parameters before the blocks, the blocks in order)."""
-        blocks = next(module for module in self.encoder.modules() if isinstance(module, nn.ModuleList))
-        within = {id(parameter) for parameter in blocks.parameters()}
-        before = []
-        for parameter in self.encoder.parameters():
-            if id(parameter) in within:
-                break
-            before.append(parameter)
-        return before, list(blocks)
+        return layers_of(self.encoder)
 
 
 def pool(words: torch.Tensor, mask: torch.Tensor, mode: str) -> torch.Tensor:
@@ -105,22 +88,16 @@ def read_configuration(name: str) -> dict[str, Any]:
     transformers = import_transformers()
     try:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-        return _kept(json.loads(config.to_json_string(use_diff=False)))
+        return kept(json.loads(config.to_json_string(use_diff=False)))
     except Exception as error:  # the file is a stranger's
-        raise InputError(
-            f"the text encoder {name} cannot be read: {first_line(error)}. It is looked for as a folder with "
-            "config.json, tokenizer.json and model.safetensors, then in the Hugging Face cache ($HF_HOME, "
-            "~/.cache/huggingface), then on the hub"
-        ) from error
+        raise InputError(f"the text encoder {name} cannot be read: {first_line(error)}. {LOOKED_FOR}") from error
 
 
 def make_encoder(values: Mapping[str, Any], what: str) -> Any:
     """The encoder of a configuration, fp32, without weights and without what is behind its last hidden states."""
-    transformers = import_transformers()
     config, kind = _kind(values, what)
     try:
-        with quiet(transformers):
-            encoder = kind.from_config(config, trust_remote_code=False)
+        encoder = kind.from_config(config, trust_remote_code=False)
         if not isinstance(encoder.get_input_embeddings(), nn.Embedding):
             raise ValueError("it reads no words")
     except Exception as error:  # the configuration is a stranger's
@@ -130,13 +107,11 @@ def make_encoder(values: Mapping[str, Any], what: str) -> Any:
 
 def load_encoder(name: str, values: Mapping[str, Any]) -> Any:
     """The encoder with its weights, fp32. InputError, which lists the tensors, where they are not exactly its own."""
-    transformers = import_transformers()
     config, kind = _kind(values, f"the text encoder {name}")
     try:
-        with quiet(transformers):
-            encoder, found = kind.from_pretrained(
-                name, config=config, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
-            )
+        encoder, found = kind.from_pretrained(
+            name, config=config, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except Exception as error:  # of the network, the hub, the files
         raise InputError(f"the weights of the text encoder {name} cannot be loaded: {first_line(error)}") from error
     own = {key.partition(".")[0] for key in encoder.state_dict()}
@@ -159,20 +134,17 @@ def load_encoder(name: str, values: Mapping[str, Any]) -> Any:
             for key, tensor in encoder.state_dict().items()
             if not tensor.isfinite().all()
         ]
-    if problems:
-        shown = "\n  ".join(problems[:20])
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise InputError(f"the weights of the text encoder {name} do not fit its configuration:\n  {shown}{more}")
+    refuse_misfit(f"the weights of the text encoder {name} do not fit its configuration", problems)
     return encoder
 
 
 def _kind(values: Mapping[str, Any], what: str) -> tuple[Any, Any]:
     """(the library's configuration, its class of models that read such a one). InputError where it is no encoder's."""
     transformers = import_transformers()
-    kept = _kept(values)
-    model_type = kept.pop("model_type", None)
+    values = kept(values)
+    model_type = values.pop("model_type", None)
     try:
-        config = transformers.AutoConfig.for_model(model_type, **kept)
+        config = transformers.AutoConfig.for_model(model_type, **values)
         sizes: list[Any] = [getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
     except Exception as error:  # the values are a stranger's
         raise InputError(f"{what} has a configuration that cannot be read: {first_line(error)}") from error
@@ -185,30 +157,11 @@ def _kind(values: Mapping[str, Any], what: str) -> tuple[Any, Any]:
     return config, auto
 
 
-def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in LEFT_OUT and "attn_implementation" not in key}
-
-
 def _without_head(encoder: Any) -> Any:
     """fp32, in eval mode, less what BERT and its like put on the first word, which nothing reads."""
     if isinstance(getattr(encoder, "pooler", None), nn.Module):
         encoder.pooler = None
     return encoder.float().eval().requires_grad_(True)
-
-
-@contextlib.contextmanager
-def quiet(transformers: Any) -> Iterator[None]:
-    """Without the library's bars and tables of tensors: what is wrong is an InputError here."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
 
 
 def context_length(encoder: Any, tokenizer: HuggingFaceTokenizer, trained: int | None) -> int:
@@ -263,17 +216,9 @@ def read_pooling(name: str, notes: list[str]) -> tuple[Pooling, int | None]:
 
 def _read(name: str, file: str, kind: type) -> Any:
     """A JSON file beside an encoder, in its folder or on the hub; None where there is none."""
-    transformers = import_transformers()
     if ".." in file.split("/"):
         raise InputError(f"the modules.json of {name} names a file outside of its folder: {file[:100]!r}")
     try:
-        path = transformers.utils.cached_file(
-            name,
-            file,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        return read_json_of(name, file, kind)
     except (OSError, ValueError) as error:
         raise InputError(f"{file} of the text encoder {name} cannot be read: {first_line(error)}") from error
-    return None if path is None else read_json(path, kind, f"a JSON {kind.__name__}")

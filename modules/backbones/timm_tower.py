@@ -5,27 +5,24 @@ N images, v the width of a pooled feature, P places of the last feature map.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import math
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from modules.backbones.openai import load_strictly
-from modules.backbones.protocol import ImageInput
-from modules.backbones.weights_file import check_tensors, load_tensors, unwrapped, what_it_is
+from modules.backbones.fit import load_strictly
+from modules.backbones.protocol import INTERPOLATIONS, ImageInput, with_token
+from modules.backbones.weights_file import read_state
 from util import InputError, first_line
 
 REQUIREMENTS = "requirements-pair.txt"
 NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?", re.ASCII)  # of timm: an architecture, and perhaps a tag of weights
-INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 class Image(NamedTuple):
@@ -82,13 +79,8 @@ def image_input(name: str, notes: list[str]) -> ImageInput:
     if interpolation not in INTERPOLATIONS:
         notes.append(f"{name} was trained on images resized by {interpolation!r}; bicubic is used")
         interpolation = "bicubic"
-    return ImageInput(height, three(found["mean"]), three(found["std"]), interpolation)
-
-
-def three(values: Iterable[float]) -> tuple[float, float, float]:
-    """One number a channel."""
-    red, green, blue = map(float, values)
-    return red, green, blue
+    values = {"size": height, "mean": found["mean"], "std": found["std"], "interpolation": interpolation}
+    return ImageInput.of(values)
 
 
 @functools.lru_cache
@@ -104,7 +96,7 @@ def shapes_of(name: str, size: int) -> Shapes:
         except Exception as error:
             raise InputError(f"the image tower {name} cannot be used: {first_line(error)}") from error
         try:
-            patches = tower(pixels)[1]
+            patches = None if pools_by_place(tower) else tower(pixels)[1]
         except Exception:  # one place alone is not what its head was made for
             patches = None
     if patches is None or patches.shape[2:] != pooled.shape[1:]:
@@ -115,8 +107,8 @@ def shapes_of(name: str, size: int) -> Shapes:
 class TimmTower(nn.Module):
     """Normalised pixels (N, 3, H, W) -> pooled (N, v), patches (N, P, v) or None without `places`.
 
-    Pooled is what timm gives its classifier. A patch is that for an image of which only its place is pooled, so that
-    both lie in one space; where the network ends in the mean over places, pooled is the patches' mean.
+    Pooled is what timm gives its classifier. Both lie in one space (`patches_of`); where the network ends in the mean
+    over places, pooled is the patches' mean.
     """
 
     trunk: Any  # a module of timm, with methods of its own
@@ -125,63 +117,17 @@ class TimmTower(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.places = places
+        self.token_width = token_width(trunk)
 
     def forward(
         self, pixels: torch.Tensor, extra_token: torch.Tensor | None = None, patches: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """extra_token (N, token_width): joins the sequence behind its positions; dropped before the pooling.
-
-        patches: whether they are asked for.
-        """
-        with with_token(self.trunk, extra_token):
-            features = self.trunk.forward_features(pixels)
-        return self.pooled(features), self._patches(features) if self.places and patches else None
+        """extra_token (N, token_width): see `last_features`. patches: whether they are asked for."""
+        features = last_features(self.trunk, pixels, extra_token)
+        return self.pooled(features), patches_of(self.trunk, features, self.pooled) if self.places and patches else None
 
     def pooled(self, features: torch.Tensor) -> torch.Tensor:
         return self.trunk.forward_head(features, pre_logits=True)
-
-    def _patches(self, features: torch.Tensor) -> torch.Tensor | None:
-        """The features of a network's last layer -> (N, P, v); None where they are no square of places.
-
-        None as well where the pooling itself reads where the places are (AttentionPool2d, RotAttentionPool2d).
-        """
-        trunk = self.trunk
-        if any(type(module).__name__.endswith("AttentionPool2d") for module in trunk.modules()):
-            return None
-        if features.ndim == 4:
-            last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
-            places = features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
-            alone = places.flatten(0, 1)[:, None, None] if last else places.flatten(0, 1)[:, :, None, None]
-            return self.pooled(alone).unflatten(0, places.shape[:2])
-        before = getattr(trunk, "num_prefix_tokens", None)
-        if before is None:
-            if getattr(trunk, "cls_token", None) is not None:
-                return None
-            before = 0
-        places = features[:, before:]
-        if math.isqrt(places.shape[1]) ** 2 != places.shape[1]:
-            return None
-        alone = places.flatten(0, 1)[:, None]
-        if before and getattr(trunk, "global_pool", "token") != "token":  # which pools what follows the first tokens
-            first = features[:, :before].repeat_interleave(places.shape[1], dim=0)
-            alone = torch.cat([first, alone], dim=1)
-        return self.pooled(alone).unflatten(0, places.shape[:2])
-
-    @property
-    def token_width(self) -> int | None:
-        """The width of a plain vision transformer's tokens; None for any other network."""
-        from timm.models.vision_transformer import VisionTransformer
-
-        return self.trunk.embed_dim if type(self.trunk) is VisionTransformer else None
-
-    def first_convolution(self) -> nn.Conv2d | None:
-        """The convolution over the pixels. One that standardises its weights would blow up those that start at zero."""
-        from timm.layers import Conv2dSame
-
-        first = next((module for module in self.trunk.modules() if isinstance(module, nn.Conv2d)), None)
-        if first is None or type(first) not in (nn.Conv2d, Conv2dSame):
-            return None
-        return first if first.in_channels == 3 and first.groups == 1 else None
 
     def layers(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
         """(the stem's parameters, the blocks in order, each as a list of parameters).
@@ -197,36 +143,73 @@ class TimmTower(nn.Module):
         return stem, [nn.ParameterList(block) for block in blocks]
 
 
-@contextlib.contextmanager
-def with_token(trunk: Any, token: torch.Tensor | None) -> Iterator[None]:
-    """Within it, a plain vision transformer reads one token more, behind those with positions: (N, its width)."""
-    if token is None:
-        yield
-        return
+# --- what every trunk of timm is asked for, in a pair and in open_clip's towers alike ------------------------------
 
-    def join(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        return (torch.cat([inputs[0], token[:, None].to(inputs[0].dtype)], dim=1),)
 
-    def drop(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        return (inputs[0][:, :-1],)
+def token_width(trunk: Any) -> int | None:
+    """The width of a plain vision transformer's tokens; None for others, which turn them by their places."""
+    from timm.models.vision_transformer import VisionTransformer
 
-    handles = [trunk.norm_pre.register_forward_pre_hook(join), trunk.norm.register_forward_pre_hook(drop)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return trunk.embed_dim if type(trunk) is VisionTransformer else None
+
+
+def last_features(trunk: Any, pixels: torch.Tensor, extra_token: torch.Tensor | None) -> torch.Tensor:
+    """What the trunk pools. extra_token (N, token_width): one more of the sequence, without a position, not pooled."""
+    with with_token(extra_token, getattr(trunk, "norm_pre", None), getattr(trunk, "blocks", None)):
+        return trunk.forward_features(pixels)
+
+
+def pools_by_place(tower: nn.Module) -> bool:
+    """Whether a pooling in it reads where the places are, so that none can be pooled alone."""
+    return any(
+        type(module).__name__.endswith("AttentionPool2d")  # AttentionPool2d, RotAttentionPool2d
+        or (type(module).__name__ == "AttentionPoolLatent" and module.pos_embed is not None)
+        for module in tower.modules()
+    )
+
+
+def patches_of(
+    trunk: Any, features: torch.Tensor, pooled: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor | None:
+    """The trunk's last features -> (N, P, v): what `pooled` gives for an image of which only that place is pooled.
+
+    None where they are no square of places.
+    """
+    if features.ndim == 4:
+        last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
+        places = features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+        alone = places.flatten(0, 1)[:, None, None] if last else places.flatten(0, 1)[:, :, None, None]
+        return pooled(alone).unflatten(0, places.shape[:2])
+    before = getattr(trunk, "num_prefix_tokens", None)
+    if before is None:
+        if getattr(trunk, "cls_token", None) is not None:
+            return None
+        before = 0
+    places = features[:, before:]
+    if math.isqrt(places.shape[1]) ** 2 != places.shape[1]:
+        return None
+    alone = places.flatten(0, 1)[:, None]
+    if _passes_over_first(trunk):
+        alone = torch.cat([alone.new_zeros(len(alone), before, alone.shape[2]), alone], dim=1)
+    return pooled(alone).unflatten(0, places.shape[:2])
+
+
+def _passes_over_first(trunk: Any) -> bool:
+    """Whether the pooling itself leaves out the tokens that stand before the places."""
+    attention = getattr(trunk, "attn_pool", None) is not None
+    pools_places = attention or getattr(trunk, "global_pool", "token") != "token"
+    return pools_places and not getattr(trunk, "pool_include_prefix", attention)
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
 
 
-def load_image(trunk: nn.Module, image: Image) -> str:
+def load_image(trunk: nn.Module, image: Image, notes: list[str]) -> str:
     """Load an image tower's weights, strictly but for the classifier's; returns where they come from."""
     if image.file is None:
         state, source = published_state(image.name)
     else:
-        state, source = read_state(image.file), str(image.file)
+        state, source = read_state(image.file, notes), str(image.file)
     with torch.device("meta"):
         whole = make_trunk(image.name, num_classes=classes(image.name)).state_dict()
     if image.in_order:
@@ -260,33 +243,3 @@ def hub_name(name: str) -> str:
 def classes(name: str) -> int:
     """How many classes a network was published with, or 1000 where with none."""
     return getattr(import_timm().get_pretrained_cfg(name), "num_classes", 0) or 1000
-
-
-def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """A file of safetensors, or of a state dict that torch.save wrote: names to tensors, fp32."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected the weights of an image tower")
-    try:
-        if is_safetensors(path):
-            from safetensors.torch import load_file
-
-            try:
-                state = load_file(path)
-            except Exception as error:  # safetensors' own kind
-                raise InputError(f"cannot be read: {first_line(error)}") from error
-        else:
-            if what := what_it_is(path):
-                raise InputError(what)
-            state, _ = unwrapped(load_tensors(path))
-            check_tensors(state, os.path.getsize(path))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-
-
-def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as those do: with the length of a JSON header."""
-    with open(path, "rb") as file:
-        head = file.read(9)
-    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path)

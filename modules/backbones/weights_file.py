@@ -1,4 +1,4 @@
-"""Reads files of CLIP weights, trusted or not: OpenAI's TorchScript archives, and state dicts that torch.save wrote.
+"""Reads files of weights, trusted or not: OpenAI's TorchScript archives, state dicts of torch.save, safetensors.
 
 An archive is a zip with a pickle of its modules and a file per storage. `_modules_of` reads the pickle by the few
 opcodes that TorchScript writes and makes nothing but containers, names and the places of tensors; the archive's code/
@@ -59,7 +59,7 @@ class WeightsFile(NamedTuple):
 
 
 def read_weights(path: str | os.PathLike[str]) -> WeightsFile:
-    """Read a weights file. InputError, which says what the file is, where it holds no state dict of a CLIP ViT."""
+    """Read a file of CLIP's weights. InputError, which says what it is, where it holds no state dict of a CLIP ViT."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: {_why_no_file(path)}")
@@ -76,10 +76,35 @@ def read_weights(path: str | os.PathLike[str]) -> WeightsFile:
         if what := what_the_names_are(state):
             raise InputError(what)
         entries = {name: int(state.pop(name)) for name in ARCHIVE_ENTRIES if _is_whole(state.get(name))}
-        state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return WeightsFile(state, entries if archive and len(entries) == len(ARCHIVE_ENTRIES) else None, notes)
+    return WeightsFile(_fp32(state), entries if archive and len(entries) == len(ARCHIVE_ENTRIES) else None, notes)
+
+
+def read_state(path: str | os.PathLike[str], notes: list[str]) -> dict[str, torch.Tensor]:
+    """Read a file of any network's weights: names to tensors, fp32. `notes` gets what was unwrapped.
+
+    InputError, which says what the file is, where it holds none.
+    """
+    try:
+        if is_safetensors(path):
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        elif what := what_it_is(path):
+            raise InputError(what)
+        else:
+            content = read_archive(path) if is_torchscript(path) else load_tensors(path)
+        state, more = unwrapped(content)
+        check_tensors(state, os.path.getsize(path))
+    except Exception as error:  # safetensors' own, which is no kind of another
+        raise InputError(f"{path}: cannot be read as weights: {first_line(error)}") from error
+    notes += [f"{path}: {note}" for note in more]
+    return _fp32({name: tensor for name, tensor in state.items() if name not in ARCHIVE_ENTRIES})
+
+
+def _fp32(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def _is_whole(value: torch.Tensor | None) -> bool:
@@ -112,7 +137,7 @@ def _why_no_file(path: Path) -> str:
 
 
 def what_it_is(path: str | os.PathLike[str]) -> str | None:
-    """What a file is that holds no weights in a form which is read here; None where it may hold some."""
+    """What a file is that holds no archive or state dict; None where it may hold one."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(1024)
@@ -123,7 +148,7 @@ def what_it_is(path: str | os.PathLike[str]) -> str | None:
         return "this is a Git LFS pointer, not the file that it stands for: run `git lfs pull` where it comes from"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "this is an HTML or XML page (of an error or a login?), saved in place of the weights"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
+    if is_safetensors(path):
         return (
             "this is a safetensors file: of transformers, give its folder (hf:FOLDER), of open_clip open_clip:ARCH@FILE"
         )
@@ -132,6 +157,13 @@ def what_it_is(path: str | os.PathLike[str]) -> str | None:
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
         return "cannot be read: a zip archive without its end, as a download that was cut short leaves it"
     return None
+
+
+def is_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as those do: with the length of a JSON header."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path)
 
 
 def is_torchscript(path: str | os.PathLike[str]) -> bool:

@@ -446,6 +446,10 @@ def test_what_towers_cannot_do_is_said_before_the_weights_are_read(tmp_path):
     config.write_text(json.dumps(content))
     with pytest.raises(InputError, match="takes no further token"):  # it turns its tokens by their places
         load_backbone(name, Needs(emotion="token"), [])
+    content["model_cfg"] |= {"vision_cfg": {"timm_model_name": "resnetv2_50x1_bit", "timm_pool": "avg"}}
+    config.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"standardises the weights .*\(StdConv2d\)"):
+        load_backbone(name, Needs(emotion="channel"), [])
 
 
 # freezing

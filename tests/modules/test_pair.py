@@ -106,7 +106,8 @@ def test_a_patch_is_what_an_image_of_that_place_alone_would_pool_to(pool, regist
     network.reset_classifier(0, pool)
     features = network.forward_features(torch.randn(2, 3, 160, 160))
     before = network.num_prefix_tokens
-    patches = timm_tower.TimmTower(network, True)._patches(features)
+    tower = timm_tower.TimmTower(network, True)
+    patches = timm_tower.patches_of(network, features, tower.pooled)
     assert patches.shape == (2, 100, 64)
     for place in (0, 57, 99):
         here = features[:, before + place][:, None]
@@ -364,8 +365,13 @@ NOTHING = Needs(vision=True)
         ("test_convnext", Needs(emotion="token"), "--emotion_fusion token"),
         ("deit_tiny_distilled_patch16_224", Needs(emotion="token"), "--emotion_fusion token"),
         ("eva02_tiny_patch14_224", Needs(emotion="token"), "--emotion_fusion token"),
-        ("resnetv2_50x1_bit", Needs(emotion="channel"), "--emotion_fusion channel"),  # standardised weights
-        ("tresnet_m", Needs(emotion="channel"), "--emotion_fusion channel"),  # pixels are folded first
+        (
+            "resnetv2_50x1_bit",
+            Needs(emotion="channel"),
+            "channel: .* standardises the weights of its first convolution",
+        ),
+        ("dm_nfnet_f0", Needs(emotion="channel"), r"over all channels \(ScaledStdConv2dSame\)"),
+        ("tresnet_m", Needs(emotion="channel"), "channel: .* no convolution over the pixels"),  # they are folded first
         ("volo_d1_224", Needs(patches=True), "--visual_tokens patch"),
         ("crossvit_9_240", Needs(patches=True), "--visual_tokens patch"),
         ("resnet50_clip", Needs(patches=True), "--visual_tokens patch"),  # its pooling reads the places
