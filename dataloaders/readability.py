@@ -22,14 +22,18 @@ FEW = 0.01
 
 
 def script_of(text: str) -> str:
-    """The script of a text: Latin only where no other has a fifth of its letters, `none` where there are no letters."""
+    """The script of a text: the first of SCRIPTS with a fifth of its letters, so that Latin is what no other explains.
+
+    Where none has as many, the most frequent one; `none` where there are no letters.
+    """
     if text.isascii():  # most are, and need no look at each letter
         return "Latin" if text.lower() != text.upper() else "none"
     places = [found.lastindex for found in PATTERN.finditer(text)]
     if not places:
         return "none"
     counts = np.bincount([place - 1 for place in places if place], minlength=len(SCRIPTS))
-    return next(name for name, count in zip(SCRIPTS, counts, strict=True) if 5 * count >= len(places))
+    enough = min(len(places) / 5, counts.max())
+    return next(name for name, count in zip(SCRIPTS, counts, strict=True) if count >= enough)
 
 
 def readability(texts: Sequence[str], table: TokenTable, tokenizer: TextTokenizer) -> dict[str, dict[str, int]]:

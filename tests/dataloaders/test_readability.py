@@ -20,6 +20,8 @@ from modules.tokenizer import Tokenizer
         ("عندما يتأخر الباص", "Arabic"),
         ("когда дедлайн завтра", "Cyrillic"),
         ("სამუშაო", "other"),
+        ("あ한汉عдα", "Japanese"),  # a sixth of each
+        ("あ한汉عдαдα", "Cyrillic"),
         ("123 😂!!", "none"),
         ("", "none"),
     ],
