@@ -18,13 +18,13 @@ SCRIPTS = {
 }
 PATTERN = regex.compile("|".join(f"({letters})" for letters in SCRIPTS.values()), regex.VERSION1)
 MUCH = 0.1  # of the tokens: from here on the towers are the wrong ones for the texts
-FEW = 0.01
+FEW = 0.01  # of the tokens of a script: where all have fewer, nothing is said
 
 
 def script_of(text: str) -> str:
-    """The script of a text: the first of SCRIPTS with a fifth of its letters, so that Latin is what no other explains.
+    """The script of a text: Latin only where no other has a fifth of its letters, `none` where there are no letters.
 
-    Where none has as many, the most frequent one; `none` where there are no letters.
+    Where none has a fifth, it is the most frequent one.
     """
     if text.isascii():  # most are, and need no look at each letter
         return "Latin" if text.lower() != text.upper() else "none"
@@ -54,9 +54,10 @@ def readability(texts: Sequence[str], table: TokenTable, tokenizer: TextTokenize
 
 
 def readability_lines(counts: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """What the log says of all splits together; counts: of each, with `readability` as `queries read`, `captions read`.
+    """What the log says of all splits together: nothing where the tower reads nearly all of it.
 
-    Nothing, where the tower reads nearly all of it.
+    counts: a dict for each split, in which `queries read` and, where it has captions, `captions read` are what
+    `readability` gives.
     """
     counts, much = list(counts), False
     for kind in ("queries", "captions"):

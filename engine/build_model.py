@@ -1,4 +1,4 @@
-"""Arguments -> parts -> model. The only place that reads sizes."""
+"""Arguments -> parts -> model. Only here are the parts' sizes chosen, by the arguments and the towers."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -142,8 +142,8 @@ def check_nothing_is_untrained(args: argparse.Namespace, model: nn.Module) -> No
     parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()} - {"backbone"})
     if parts:
         raise InputError(
-            f"--do_eval without --init_model scores CLIP as it is, but these flags add parts that nothing has trained "
-            f"({', '.join(parts)}): give the checkpoint to evaluate (--init_model), or --method zero_shot_clip"
+            f"--do_eval without --init_model scores towers as they are, but these flags add parts that nothing has "
+            f"trained ({', '.join(parts)}): give the checkpoint to evaluate (--init_model), or --method zero_shot_clip"
         )
 
 
@@ -153,7 +153,7 @@ def has_common_space(args: argparse.Namespace) -> bool:
 
 
 def starts_from_scratch(args: argparse.Namespace) -> bool:
-    """Whether CLIP has no published weights: then it trains at the full rate, and so do its emotion vectors."""
+    """Whether the towers start from random weights: by default they train at the full rate then."""
     return args.pretrained_clip_name in FROM_SCRATCH
 
 

@@ -24,23 +24,25 @@ from modules.ief_model import IEF
 
 
 class TextStore(NamedTuple):
-    """Features of texts, and where in the store each text's are."""
+    """Features of texts. They lie in another order: those of text i at `place[i]`."""
 
     store: FeatureStore
     place: np.ndarray
 
     def read(self, kind: str, texts: np.ndarray, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """`<kind>_sentence` (N, w) and, where words are kept, `<kind>_words` (N, L, w) of texts by index."""
+        """The features of texts by index: {"<kind>_sentence": (N, w)} and, where kept, {"<kind>_words": (N, L, w)}."""
         found = self.store.read(self.place[texts], torch.device("cpu"), dtype)
         return {f"{kind}_{name.removeprefix('token_')}": tensor for name, tensor in found.items()}
 
 
 @dataclasses.dataclass
 class FrozenFeatures:
-    """A split's features of the frozen towers, on every process; None of what is not frozen or not read.
+    """A split's features of the frozen towers, whole on every process; None for what is not frozen or not read.
 
+    data: the split, without the images where no frame is to be encoded again. dtype: of what is joined to a batch.
     queries, captions: `sentence` and, where they are read, `token_words` of each text. frames: `token_features` of each
-    meme's frames. Above --feature_cache_gb they lie on disk in half precision, as evaluation's do (FeatureStore).
+    meme's frames, tokens_per_frame a frame. Above --feature_cache_gb they lie on disk in half precision, as
+    evaluation's do (FeatureStore).
     """
 
     data: SplitData
@@ -55,7 +57,7 @@ class FrozenFeatures:
     def of(
         cls, model: IEF, data: SplitData, args: argparse.Namespace, device: torch.device, progress: bool = True
     ) -> FrozenFeatures:
-        """Compute what `model` has frozen of the split's features, shared out to all processes."""
+        """Compute what the frozen towers of `model` give. The processes share the work, and each gets all of it."""
         features = cls(data, model.backbone.logit_scale.dtype)
         if model.backbone.is_frozen("text"):
             features.queries = _text_store(model, data.queries, model.reads_words, args, device, progress)
@@ -71,8 +73,9 @@ class FrozenFeatures:
     def join(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A batch of memes, queries or records on the CPU -> the same with the features that are known of its items.
 
-        `query_sentence` (B, w), `caption_sentence` (N, w) of the present captions in their order, `frame_features`
-        (ΣF, V / F, v) and `frame_mask` (B, F); `query_words`, `caption_words` (N, L, w) where they are kept.
+        `query_sentence` (B, w), `caption_sentence` (N, w) of the N captions there are, in their order (of one that
+        means nothing where there are none), `frame_features` (ΣF, V / F, v) and `frame_mask` (B, F); `query_words`
+        (B, L, w), `caption_words` (N, L, w) where they are kept.
         """
         batch = dict(batch)
         if self.queries is not None and "query_ids" in batch:

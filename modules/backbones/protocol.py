@@ -1,4 +1,6 @@
-"""What IEF asks of a pair of towers. Each file beside this one is a source of them; nothing else knows which is in use.
+"""What IEF asks of a pair of towers.
+
+hf.py, open_clip.py, openai.py and pair.py, beside this file, are sources of them; nothing else knows which is in use.
 
 N items, L words, P patches, d the common width of images and texts.
 """
@@ -154,7 +156,7 @@ class Backbone(nn.Module):
         meme_of_frame: torch.Tensor | None = None,
         patches: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Normalised pixels (N, 3, H, W) -> pooled (N, d), patches (N, P, d); see `image_features`."""
+        """Normalised pixels (N, 3, H, W) -> pooled (N, d), patches (N, P, d) or None; see `image_features`."""
         pooled, of_patches = self.image_features(pixels, patch_bias, extra_token, meme_of_frame, patches)
         return self.project_image(pooled), None if of_patches is None else self.project_image(of_patches)
 
@@ -170,14 +172,14 @@ class Backbone(nn.Module):
     # --- how emotions enter
 
     def first_convolution(self) -> nn.Conv2d | None:
-        """The convolution over the pixels, which an emotion channel joins; None where the tower has none."""
+        """The convolution over the pixels, which an emotion channel joins (see `check`); None where there is none."""
         convolutions = (module for module in self.visual.modules() if isinstance(module, nn.Conv2d))
         first = next(convolutions, None)
         return first if first is not None and (first.in_channels, first.groups) == (3, 1) else None
 
     @property
     def token_width(self) -> int | None:
-        """The width of the image tower's tokens, one of which may be an emotion; None where it takes no further one."""
+        """The width of the image tower's tokens, which an emotion may join as one more; None where it takes no more."""
         return self.visual.token_width
 
     def check(self, needs: Needs, name: str) -> None:
@@ -242,7 +244,7 @@ class Backbone(nn.Module):
                     parameter.requires_grad_(False)
 
     def is_new(self, name: str) -> bool:
-        """Whether a parameter, by its name here, comes with no weights: it trains at the new parts' rate."""
+        """Whether no published weights have the parameter of this name: it trains at the rate of IEF's new parts."""
         return name.startswith(self.new_parts)
 
     def tower_parameters(self, tower: str) -> Iterator[nn.Parameter]:

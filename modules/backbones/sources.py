@@ -55,7 +55,9 @@ def restore_backbone(
 ) -> Backbone:
     """The towers of a checkpoint, by what `Backbone.recipe` gave; their weights are still to come.
 
-    Neither network nor the files that they came from are needed. InputError where the recipe is a damaged one.
+    Neither network nor the files that they came from are needed. `linear_patch`, `activation`, `heads`: of OpenAI's
+    layout; the latter two are only held against the recipe. InputError where they differ, or the recipe is a damaged
+    one (an OpenAI's sizes were checked as the checkpoint was read).
     """
     source = recipe.get("source")
     if source == "openai":
