@@ -4,7 +4,7 @@ import sys
 import time
 
 from engine.arguments import check_settings, parse_arguments
-from util import InputError, first_line, make_logger, program, set_seed
+from util import InputError, NotWritten, first_line, make_logger, program, set_seed
 
 
 @program
@@ -42,11 +42,11 @@ def main(argv=None):
 
 
 def trouble_of_one_process(error):
-    """Whether the other processes may know nothing of it: an image that vanished, a loader process that was killed."""
+    """Whether the other processes may know nothing of it: an image that vanished, a killed loader, a full disk."""
     from dataloaders.image_transform import ImageError
     from dataloaders.loader_processes import LostWorker
 
-    return isinstance(error, ImageError | LostWorker)
+    return isinstance(error, ImageError | LostWorker | NotWritten)
 
 
 def chosen_device(args):
@@ -182,8 +182,6 @@ def train(args, data, model, device, saved, logger):
     from engine.train_loop import Trainer, stages
 
     trainer = Trainer(args, model, data["train"], data["val"], device, logger)
-    for line in [*trainer.train_features.lines(), *trainer.val_features.lines()]:
-        logger.info(line)
     if args.resume_model:
         trainer.resume(saved)
     pieces = args.gradient_accumulation_steps

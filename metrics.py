@@ -470,7 +470,7 @@ def _info_nce(
 
 def _lowest_in_triangle(point: np.ndarray, slope: np.ndarray, curvature: np.ndarray) -> np.ndarray:
     """Where the parabola through `point` is lowest, of a >= 0, b >= 0, a + b <= LARGEST_SUM."""
-    curvature = curvature + (1e-10 * np.trace(curvature) + 1e-30) * np.eye(2)  # of two equal matrices: the middle
+    curvature = curvature + np.diag(1e-10 * np.diag(curvature) + 1e-30)  # of two equal matrices: the middle
     inside = point - np.linalg.solve(curvature, slope)
     if inside.min() >= 0 and inside.sum() <= LARGEST_SUM:
         return inside

@@ -378,7 +378,7 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
         "--feature_cache_gb",
         type=non_negative,
         default=4.0,
-        help="memes' features above this go to disk, in half",
+        help="memes' features above this go to disk, in half; so do those of frozen towers, in fp32",
     )
     group.add_argument("--save_similarity", action="store_true", help="also write qi.npy, qc.npy, fused.npy")
 

@@ -105,6 +105,11 @@ def _freeze(args: argparse.Namespace, backbone: Backbone, saved: Mapping[str, An
     backbone.freeze_unreached(args.visual_tokens == "patch")
     if backbone.frozen_by_default and not args.tune_towers:
         backbone.freeze_towers()
+        if args.freeze_layer_num >= 0:
+            notes.append(
+                f"--freeze_layer_num {args.freeze_layer_num} has no effect: the towers are frozen as a whole "
+                "(--tune_towers trains them)"
+            )
     else:
         backbone.freeze_layers(args.freeze_layer_num)
     if saved is None and starts_from_scratch(args) and args.freeze_layer_num >= 0:

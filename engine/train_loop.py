@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import time
@@ -123,10 +124,7 @@ class Trainer:
         logger: logging.Logger,
     ) -> None:
         self.args, self.model, self.device, self.logger = args, model, device, logger
-        shown = distributed.is_main()
-        self.train_features = FrozenFeatures.of(model, train_data, args, device, shown)
-        self.val_features = FrozenFeatures.of(model, val_data, args, device, shown)
-        self.train_data, self.val_data = self.train_features.data, self.val_features.data
+        self.train_data, self.val_data = train_data, val_data
         self.folder = Path(args.output_dir)
         self.plan = BatchPlan.of(args, train_data.split, distributed.world_size())
         self.records = fingerprint(train_data.split)
@@ -138,6 +136,23 @@ class Trainer:
         self.tensorboard: TensorBoardCurves | None = None
         if args.tensorboard and distributed.is_main():
             self.tensorboard = TensorBoardCurves(self.folder / "tensorboard")
+
+    @functools.cached_property
+    def train_features(self) -> FrozenFeatures:
+        """What frozen towers give for the train split, computed when it is first asked for, by all processes."""
+        return self._frozen(self.train_data)
+
+    @functools.cached_property
+    def val_features(self) -> FrozenFeatures:
+        """The same of val, which takes of memory what train has left."""
+        train = self.__dict__.get("train_features")
+        return self._frozen(self.val_data, 0 if train is None else train.in_memory)
+
+    def _frozen(self, data: SplitData, in_memory: int = 0) -> FrozenFeatures:
+        found = FrozenFeatures.of(self.model, data, self.args, self.device, distributed.is_main(), in_memory)
+        for line in found.lines():
+            self.logger.info(line)
+        return found
 
     @property
     def record_keys(self) -> torch.Tensor | None:
@@ -189,7 +204,7 @@ class Trainer:
         total_steps = self.plan.steps_per_epoch * args.epochs
         loader = train_loader(
             args,
-            self.train_data,
+            self.train_features.data,
             self.plan,
             distributed.rank(),
             progress.step,
@@ -299,7 +314,8 @@ class Trainer:
     ) -> None:
         """A line in the log and in losses.jsonl."""
         fusion = self.model.fusion
-        alpha = {"alpha": torch.sigmoid(fusion.theta).item()} if fusion is not None and fusion.kind == "learned" else {}
+        trained = trained_alpha(self.args, fusion)
+        alpha = {} if trained is None else {"alpha": trained}
         self.progress.losses = {name: round(value, 6) for name, value in losses.items()}
         bar.set_postfix({"loss": f"{losses['total']:.3f}"})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in {**losses, **alpha}.items())

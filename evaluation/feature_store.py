@@ -17,17 +17,20 @@ class FeatureStore:
     """Append batches of features in the gallery's order, `finish`, then read memes by slice.
 
     A feature is (b, d), or (b, V, d) and (b, V) with V differing between batches: rows are stored without the
-    padding of their batch. Above `limit_gb` the features go, in half precision, to temporary files in a folder inside
-    `parent`, which are mapped into memory and vanish with this object.
+    padding of their batch. Above `limit_gb` the features go, in the precision `on_disk`, to temporary files in a folder
+    inside `parent`, which are mapped into memory and vanish with this object.
     """
 
     lengths: np.ndarray  # (M,) tokens of each meme
     offsets: np.ndarray  # (M + 1,): meme m's tokens are the rows [m] .. [m + 1]
     arrays: dict[str, np.ndarray]
 
-    def __init__(self, limit_gb: float, parent: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, limit_gb: float, parent: str | os.PathLike[str] | None = None, on_disk: type[np.floating] = np.float16
+    ) -> None:
         self.limit = limit_gb * 2**30
         self.parent = parent
+        self.on_disk = on_disk
         self.parts: dict[str, list[np.ndarray]] = {}
         self._lengths: list[int] = []
         self.bytes = 0
@@ -54,7 +57,7 @@ class FeatureStore:
             self.arrays = {name: np.concatenate(self.parts.pop(name)) for name in list(self.parts)}
         else:
             self.arrays = {
-                name: np.memmap(self._file(name), np.float16, "r").reshape(-1, *self.widths[name])
+                name: np.memmap(self._file(name), self.on_disk, "r").reshape(-1, *self.widths[name])
                 for name in self.parts
             }
         del self.parts
@@ -110,7 +113,7 @@ class FeatureStore:
             try:
                 with open(self._file(name), "ab") as file:
                     for part in parts:
-                        file.write(part.astype(np.float16).tobytes())
+                        file.write(part.astype(self.on_disk).tobytes())
             except OSError as error:
                 raise not_written(self._file(name), error) from error
             parts.clear()

@@ -22,7 +22,7 @@ from modules.loss import info_nce
 from util import not_written, reserve
 
 FOLDS = 5
-EPOCHS, BATCH = 30, 64  # of a network's training, over the queries
+EPOCHS, BATCH = 30, 64  # of a network's training, over the queries; scores of so many are read at once
 
 
 @contextlib.contextmanager
@@ -101,11 +101,12 @@ class QueryFit:
             rest = np.setdiff1d(self.queries, held_out)
             a, b = self._scalar(self.relevance.pairs_of(rest))
             network, scale = self.train(rest, a, b)
-            by_scalar.append(self._losses(held_out, a, b))
-            with torch.no_grad():
-                alpha = network.alpha(self.sentence[held_out])
-                by_network.append(self._losses(held_out, scale * alpha, scale * (1 - alpha)))
-        scalar, of_network = (torch.cat(parts).double().cpu().numpy() for parts in (by_scalar, by_network))
+            for some in np.array_split(held_out, math.ceil(len(held_out) / BATCH)):
+                by_scalar.append(self._losses(some, a, b))
+                with torch.no_grad():
+                    alpha = network.alpha(self.sentence[some])
+                    by_network.append(self._losses(some, scale * alpha, scale * (1 - alpha)))
+        scalar, of_network = (torch.cat(parts).cpu().double().numpy() for parts in (by_scalar, by_network))
         gain = scalar - of_network
         error = gain.std(ddof=1) / len(gain) ** 0.5
         return FoldsResult(float(scalar.mean()), float(of_network.mean()), float(gain.mean()), float(error))

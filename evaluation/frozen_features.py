@@ -41,8 +41,8 @@ class FrozenFeatures:
 
     data: the split, without the images where no frame is to be encoded again. dtype: of what is joined to a batch.
     queries, captions: `sentence` and, where they are read, `token_words` of each text. frames: `token_features` of each
-    meme's frames, tokens_per_frame a frame. Above --feature_cache_gb they lie on disk in half precision, as
-    evaluation's do (FeatureStore).
+    meme's frames, tokens_per_frame a frame. Above a limit they lie on disk, in fp32: a run's numbers do not depend on
+    where they are.
     """
 
     data: SplitData
@@ -51,22 +51,33 @@ class FrozenFeatures:
     queries: TextStore | None = None
     captions: TextStore | None = None
     frames: FeatureStore | None = None
+    in_memory: int = 0  # bytes, with those of the splits before
 
     @classmethod
     @torch.no_grad()
     def of(
-        cls, model: IEF, data: SplitData, args: argparse.Namespace, device: torch.device, progress: bool = True
+        cls,
+        model: IEF,
+        data: SplitData,
+        args: argparse.Namespace,
+        device: torch.device,
+        progress: bool = True,
+        in_memory: int = 0,
     ) -> FrozenFeatures:
-        """Compute what the frozen towers of `model` give. The processes share the work, and each gets all of it."""
-        features = cls(data, model.backbone.logit_scale.dtype)
+        """Compute what the frozen towers of `model` give. The processes share the work, and each gets all of it.
+
+        in_memory: bytes that other splits' features take already, of --feature_cache_gb for all together.
+        """
+        features = cls(data, model.backbone.logit_scale.dtype, in_memory=in_memory)
         if model.backbone.is_frozen("text"):
-            features.queries = _text_store(model, data.queries, model.reads_words, args, device, progress)
+            features.queries = _text_store(features, model, data.queries, model.reads_words, args, device, progress)
             if data.captions is not None and len(data.captions):
-                words = model.reads_words and args.caption_augmentation  # of captions that are queries too
-                features.captions = _text_store(model, data.captions, words, args, device, progress)
+                draws = args.caption_augmentation and data.split.name == "train"  # captions that are queries too
+                words = model.reads_words and draws
+                features.captions = _text_store(features, model, data.captions, words, args, device, progress)
         if data.images is not None and model.emotion_fusion is None and model.backbone.is_frozen("image"):
             features.tokens_per_frame = model.backbone.patches if model.wiring.visual_tokens == "patch" else 1
-            features.frames = _frame_store(model, data, args, device, progress)
+            features.frames = _frame_store(features, model, data, args, device, progress)
             features.data = dataclasses.replace(data, images=None)  # the loaders have nothing left to decode
         return features
 
@@ -103,32 +114,43 @@ class FrozenFeatures:
         stores = {kind: of_texts.store for kind, of_texts in texts.items() if of_texts is not None}
         stores |= {"memes' images": self.frames} if self.frames is not None else {}
         for kind, store in stores.items():
-            where = "in memory" if store.folder is None else f"on disk in half precision ({store.folder.name})"
+            where = "in memory" if store.folder is None else f"on disk ({store.folder.name})"
             size = f"{sum(array.nbytes for array in store.arrays.values()) / 2**20:.1f} MiB"
             yield f"{self.data.split.name}: {len(store):,} {kind} encoded once by the frozen tower, {size} {where}"
 
 
 def _text_store(
-    model: IEF, table: TokenTable, words: bool, args: argparse.Namespace, device: torch.device, progress: bool
+    features: FrozenFeatures,
+    model: IEF,
+    table: TokenTable,
+    words: bool,
+    args: argparse.Namespace,
+    device: torch.device,
+    progress: bool,
 ) -> TextStore:
     """The text tower's features of all texts; they are encoded by length, the longest first."""
     order = np.argsort(-np.diff(table.offsets), kind="stable")
-    store = FeatureStore(args.feature_cache_gb, args.output_dir)
+    store = _new_store(features, args)
     rounds = distributed.shares(len(table), args.batch_size_val)
     for own, real in tqdm(rounds, desc="frozen texts", unit="batch", leave=False, disable=not progress):
         ids, mask = (tensor.to(device) for tensor in pad([table[text] for text in order[own]]))
         token_words, sentence = model.text_features(ids, mask)
-        features = {"sentence": sentence, "valid": mask.sum(dim=1)}
-        _append(store, features | {"token_words": token_words} if words else features, real)
-    store.finish()
+        found = {"sentence": sentence, "valid": mask.sum(dim=1)}
+        _append(store, found | {"token_words": token_words} if words else found, real)
+    _finish(features, store)
     return TextStore(store, np.argsort(order))
 
 
 def _frame_store(
-    model: IEF, data: SplitData, args: argparse.Namespace, device: torch.device, progress: bool
+    features: FrozenFeatures,
+    model: IEF,
+    data: SplitData,
+    args: argparse.Namespace,
+    device: torch.device,
+    progress: bool,
 ) -> FeatureStore:
     """The image tower's features of all memes' frames, in their order."""
-    store = FeatureStore(args.feature_cache_gb, args.output_dir)
+    store = _new_store(features, args)
     rounds = distributed.shares(len(data.split.memes), args.batch_size_val)
     loader = meme_loader(
         args, dataclasses.replace(data, captions=None), [own for own, _ in rounds], device.type == "cuda"
@@ -141,8 +163,19 @@ def _frame_store(
         tokens[frame_mask] = of_frames
         valid = frame_mask.sum(dim=1) * of_frames.shape[1]
         _append(store, {"token_features": tokens.flatten(1, 2), "valid": valid}, real)
-    store.finish()
+    _finish(features, store)
     return store
+
+
+def _new_store(features: FrozenFeatures, args: argparse.Namespace) -> FeatureStore:
+    """A store that may take of memory what is left of --feature_cache_gb."""
+    left = max(0.0, args.feature_cache_gb - features.in_memory / 2**30)
+    return FeatureStore(left, args.output_dir, np.float32)
+
+
+def _finish(features: FrozenFeatures, store: FeatureStore) -> None:
+    store.finish()
+    features.in_memory += 0 if store.folder is not None else store.bytes
 
 
 def _append(store: FeatureStore, features: dict[str, torch.Tensor], real: int) -> None:

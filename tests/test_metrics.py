@@ -340,6 +340,16 @@ def test_a_part_that_says_nothing_gets_no_weight():
     assert metrics.share_of_first(*equal) == pytest.approx(0.5)
 
 
+def test_a_part_of_tiny_numbers_gets_the_weight_that_it_deserves():
+    """QI of 1e4 says nothing; QC of 1e-3 is right: at the bound it gains most."""
+    relevance = Relevance.diagonal(8)
+    rng = np.random.default_rng(4)
+    loud, faint = 1e4 * rng.standard_normal((8, 8)), 1e-3 * np.eye(8)
+    loud[np.arange(8), np.arange(8)] = loud.min() - 1
+    assert metrics.fit_weights(loud, faint, relevance) == pytest.approx((0, 100), abs=1e-3)
+    assert metrics.fit_weights(faint, loud, relevance) == pytest.approx((100, 0), abs=1e-3)
+
+
 def test_by_hand_with_two_memes():
     """One query in four is wrong by the same margin d: σ(a d) = 3/4 at the minimum, so a = ln 3 / d."""
     qi = np.array([[0.5, 0.1], [0.1, 0.5], [0.5, 0.1], [0.5, 0.1]])

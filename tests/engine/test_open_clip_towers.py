@@ -5,7 +5,9 @@ import shutil
 import pytest
 import torch
 
+from dataloaders.meme_dataset import RecordDataset, collate
 from engine import checkpoint, distributed
+from engine.training_step import TrainingStep
 from modules.backbones.protocol import Needs
 from modules.backbones.sources import load_backbone
 from tests.engine.test_distributed import BATCHES, evaluation, take_steps
@@ -122,3 +124,18 @@ def test_two_processes_take_the_steps_of_one_and_see_its_scores(found, kind):
         for feature, tensor in seen[side].items():
             torch.testing.assert_close(seen_by_both[side][feature], tensor, rtol=1e-4, atol=1e-5)
     assert seen_by_both["ranks"] == seen["ranks"]
+
+
+def test_a_step_reaches_all_that_is_trained_where_words_alone_are_compared(place):
+    """Processes wait for each parameter's gradient, that of a layer behind the sentence alone too."""
+    _, _, name = write_towers(place.folder / "bert", "bert")
+    branch = ["--branches", "qi", "--caption_fusion", "none", "--emotion_fusion", "none", "--max_frames", "1"]
+    args, data, model = prepared([*place.flags("unused", *branch), "--pretrained_clip_name", name])
+    records = RecordDataset(data["train"], seed=0, caption_augmentation=False)
+    loss, _ = TrainingStep(model, (0, 1, 0))(collate([records[(1, record)] for record in range(8)]))
+    loss.backward()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("pooler" in name for name in trained)
+    assert not [
+        name for name, parameter in trained.items() if name != "backbone.logit_scale" and parameter.grad is None
+    ]

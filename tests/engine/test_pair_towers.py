@@ -5,11 +5,13 @@ import shutil
 import pytest
 
 from engine import checkpoint
+from engine.arguments import parse_arguments
+from engine.build_model import build_model
 from modules.backbones.protocol import Needs
 from modules.backbones.sources import load_backbone
 from tests.pair_models import import_timm, write_pair
 from tests.processes import program, run_by_one_and_by_two
-from tests.tiny_community import Place, assert_evaluates_alone, run
+from tests.tiny_community import Place, assert_evaluates_alone, read_csv, run, write_csv
 
 import_timm()
 TUNED = ["--tune_towers", "--visual_tokens", "patch"]
@@ -98,3 +100,17 @@ def test_the_program_names_what_is_wrong_before_it_trains(place):
     (place.folder / "wrong" / "image.safetensors").unlink()
     code, printed = run([*place.flags("unused"), "--pretrained_clip_name", pair])
     assert code == 2 and "image.safetensors: no such file" in printed and "Traceback" not in printed
+
+
+def test_frozen_towers_are_not_asked_before_a_refusal_and_name_a_flag_without_effect(trained, place):
+    run_folder, printed, _ = trained["no emotions"]
+    assert "train: " in printed and "encoded once by the frozen tower" in printed
+    shorter = place.folder / "shorter.csv"
+    write_csv(shorter, read_csv(place.data / "train.csv")[:-1])
+    flags, _ = flags_of(place, "no emotions", "no emotions")
+    last = run_folder / "checkpoint_last.pt"
+    code, printed = run([*flags, "--resume_model", str(last), "--train_csv", str(shorter)])
+    assert code == 2 and "the train split is another" in printed
+    assert "encoded once" not in printed
+    _, _, notes = build_model(parse_arguments([*flags, "--freeze_layer_num", "1"])[0], [])
+    assert any("--freeze_layer_num 1 has no effect: the towers are frozen" in note for note in notes)

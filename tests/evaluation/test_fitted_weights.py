@@ -109,3 +109,14 @@ def test_too_few_queries_are_not_compared():
     few = relevance.pairs_of(np.array([4]))
     assert QueryFit(sentence, scores, few, seed=0, rate=1e-2).compare() is None
     assert QueryFit(sentence, scores, relevance.pairs_of(np.array([4, 9])), seed=0, rate=1e-2).compare() is not None
+
+
+def test_scores_of_a_few_queries_are_read_at_once(monkeypatch):
+    sentence, scores, relevance = made_set(np.arange(QUERIES) % 2 > 0)
+    monkeypatch.setattr(fitted_weights, "BATCH", 7)
+    read, losses = [], QueryFit._losses
+    monkeypatch.setattr(
+        QueryFit, "_losses", lambda self, queries, *w: read.append(len(queries)) or losses(self, queries, *w)
+    )
+    assert QueryFit(sentence, scores, relevance, seed=0, rate=1e-2).compare() is not None
+    assert max(read) == 7

@@ -103,7 +103,7 @@ def test_an_evaluation_is_that_of_the_towers(place, name, limit):
     everything = slice(None), np.arange(len(data.split.memes)), 100
     expected = eval_loop.score_tile(model, encoded, *everything)
     for score, values in eval_loop.score_tile(model, again, *everything).items():
-        np.testing.assert_allclose(values, expected[score], atol=2e-6 if limit else 5e-3)
+        np.testing.assert_allclose(values, expected[score], atol=2e-6)
         assert expected[score].std() > 1e-4
 
 
@@ -152,3 +152,25 @@ def test_the_log_says_what_was_kept(place):
         f"train: {len(data['train'].split.memes)} memes' images",
     ]
     assert all(line.endswith("MiB in memory") for line in lines)
+
+
+def test_one_limit_holds_for_all_features_of_all_splits(place):
+    args, data, model = frozen_model(place, *NO_EMOTIONS)
+    train = FrozenFeatures.of(model, data["train"], args, CPU, progress=False)
+    sizes = [sum(array.nbytes for array in texts.store.arrays.values()) for texts in (train.queries, train.captions)]
+    assert train.in_memory == sum(sizes) + sum(array.nbytes for array in train.frames.arrays.values())
+    args.feature_cache_gb = (sizes[0] + sizes[1] + 100) / 2**30
+    train = FrozenFeatures.of(model, data["train"], args, CPU, progress=False)
+    kept = [store.folder is None for store in (train.queries.store, train.captions.store, train.frames)]
+    assert kept == [True, True, False] and train.in_memory == sum(sizes)
+    val = FrozenFeatures.of(model, data["val"], args, CPU, False, train.in_memory)
+    assert val.frames.folder is not None and val.in_memory <= args.feature_cache_gb * 2**30
+
+
+def test_captions_are_drawn_in_training_alone(place):
+    args, data, model = frozen_model(place, *NO_EMOTIONS, "--caption_augmentation")
+    words = {
+        split: "token_words" in FrozenFeatures.of(model, data[split], args, CPU, False).captions.store.arrays
+        for split in ("train", "val")
+    }
+    assert words == {"train": True, "val": False}
