@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 from tests.engine.test_resume import run_and_die
 from tests.processes import finish, program, start_process
 from tests.tiny_community import Place, read_json, run
-from util import LOCK_VARIABLE, InputError, make_logger, reserve, take_lock, write_json
+from util import LOCK_VARIABLE, InputError, NotWritten, make_logger, reserve, take_lock, write_json
 
 TRAINING = ("--epochs", "1", "--branches", "qi", "--caption_fusion", "none")
 
@@ -468,3 +468,11 @@ def test_a_device_and_a_pipe_are_written_through(tmp_path):
     write_json(tmp_path / "pipe", {"a": 1})
     assert json.loads(reader.communicate()[0]) == {"a": 1}
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_process_whose_disk_is_full_says_so_itself():
+    """The first process sees a connection that closes, no more."""
+    from main_task_retrieval import trouble_of_one_process
+
+    assert trouble_of_one_process(NotWritten("features: no space left on device"))
+    assert not trouble_of_one_process(InputError("--lr: what all processes see"))
