@@ -14,6 +14,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+from preprocess.building.shares import check_shares
 from preprocess.comparing.near_duplicates import DEFAULT_HASH_THRESHOLD
 from util import InputError, Parser, ending_clearly, program
 
@@ -67,9 +68,7 @@ def check(args):
     """Raise InputError for values that make no sense and for an --out that is taken."""
     from preprocess.building.folder import check_free
 
-    if not all(share > 0 for share in args.split) or abs(sum(args.split) - 1) > 1e-6:
-        shares = " ".join(f"{share:g}" for share in args.split)
-        raise InputError(f"--split: found {shares}, expected three numbers above 0 with the sum 1")
+    check_shares(args.split)
     if not 0 <= args.hash_threshold <= 64:
         raise InputError(f"--hash_threshold: found {args.hash_threshold}, expected 0 to 64 bits")
     if args.workers is not None and args.workers < 1:

@@ -24,6 +24,7 @@ import shlex
 from pathlib import Path
 
 from dataloaders.communities import SPLITS
+from preprocess.building.continued import begin
 from preprocess.imgflip575k.split import KINDS, split_memes
 from preprocess.imgflip575k.templates import TABLE, read_templates
 from preprocess.imgflip575k.text_filter import BLOCKED_WORDS, BlockedWords, to_ascii
@@ -78,7 +79,7 @@ def make_community(source, out, kind="topics", limit=None, max_templates=None, s
         },
         **{split: {"records": len(rows[split]), "topics": len({row[1] for row in rows[split]})} for split in SPLITS},
     }
-    begin(out, arguments)
+    begin(out, MANIFEST, arguments)
     images = str(out / "images")
     jobs = [
         Job(str(meme.template.image), os.path.join(images, file_name(meme)), to_ascii(meme.upper), to_ascii(meme.lower))
@@ -89,22 +90,6 @@ def make_community(source, out, kind="topics", limit=None, max_templates=None, s
         write_csv(out / f"{split}.csv", rows[split])
     write_json(out / MANIFEST, {key: value for key, value in manifest.items() if key != "drawn"})
     return manifest
-
-
-def begin(out, arguments):
-    """Make the folder and note for what; InputError if it holds something else."""
-    out.mkdir(parents=True, exist_ok=True)
-    if all(path.name == f".{MANIFEST}.partial" for path in out.iterdir()):
-        write_json(out / MANIFEST, {"arguments": arguments})
-        return
-    try:
-        found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["arguments"]
-        differing = [key for key in arguments | found if arguments.get(key) != found.get(key)]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        raise InputError(f"{out} is not empty and not made by this program; choose another folder") from None
-    if differing:
-        made = ", ".join(f"{key} {found.get(key)}, not {arguments.get(key)}" for key in differing)
-        raise InputError(f"{out} was made with other arguments or data: {made}; remove it or choose another folder")
 
 
 def digest(rows, pictures):

@@ -16,17 +16,21 @@ class Local:
 
     name, secret = "local", None
 
-    def __init__(self, language="en"):
-        """`language` makes no difference: English and Chinese are read alike. Raises InputError: a missing package."""
-        self.texts = TextReader()
-        self.model = f"{DETECTION} + {RECOGNITION} (rapidocr {importlib.metadata.version('rapidocr')}), "
-        if local_faces.is_installed():
+    def __init__(self, language="en", text=True, faces=None):
+        """`language` makes no difference: English and Chinese are read alike. Raises InputError: a missing package.
+
+        text, faces: what is read; `faces` None: where the face model is installed.
+        """
+        if faces:
+            local_faces.check_installed()
+        self.texts = TextReader() if text else None
+        self.model = "no OCR, "
+        if text:
+            self.model = f"{DETECTION} + {RECOGNITION} (rapidocr {importlib.metadata.version('rapidocr')}), "
+        if faces is not False and local_faces.is_installed():
             self.faces = local_faces.FaceReader()
             self.model += local_faces.model_name()
-            self.remarks = [
-                f"The face model knows {', '.join(local_faces.WORDS)}. It gives no word to a face that it is not sure "
-                "of, which is more than half of them; half of the words that it gives are not what a person would say."
-            ]
+            self.remarks = [local_faces.REMARK]
         else:
             self.faces = None
             self.model += "no face model"
@@ -38,7 +42,7 @@ class Local:
         Raises Failure("unreadable_image") if a picture cannot be decoded.
         """
         frames = [decoded(picture) for picture in pictures]
-        text = " ".join(different_lines([self.texts.lines(frame) for frame in frames]))
+        text = " ".join(different_lines([self.texts.lines(frame) for frame in frames])) if self.texts else ""
         emotions = max((self.faces.words(frame) for frame in frames), key=len, default=[]) if self.faces else []
         return Reply(json.dumps({"captions": [], "text": text, "emotions": emotions}, ensure_ascii=False), None, None)
 

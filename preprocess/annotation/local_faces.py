@@ -22,11 +22,20 @@ WORDS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # i
 LONGEST_SIDE = 640  # pixels of a picture in which faces are looked for
 FACE_SCORE = 0.6  # CenterFace's score of a face, at least; below it are animals and crowds
 CONFIDENCE = 0.6  # probability of an expression, at least; a face below it gets no word
+REMARK = (
+    f"The face model knows {', '.join(WORDS)}. It gives no word to a face that it is not sure of, which is more than "
+    "half of them; half of the words that it gives are not what a person would say."
+)
 MARGINS = (0.0, 0.1)  # around a face, in shares of its size: the mean over views errs less than one view
 
 
 def is_installed():
     return all(importlib.util.find_spec(name) for name in ("h5py", *FILES))
+
+
+def check_installed():
+    if not is_installed():
+        raise InputError(f"the face model is not installed: {INSTALL}")
 
 
 def model_name():

@@ -147,6 +147,11 @@ def size_flags(records):
     weights = path_of("ViT-B/32").is_file()
     remark = "" if weights else " (from scratch, as CLIP's weights are not here: python -m preprocess.download clip)"
     flags = [] if weights else ["--pretrained_clip_name", "ViT-tiny/8", "--lr", "1e-3"]
+    return remark, [*flags, *batch_flags(records, None if weights else SCRATCH_BATCH)]
+
+
+def batch_flags(records, wanted=None):
+    """The flags of a batch of `wanted` records (default: the program's), no larger than a train split of `records`."""
     default = build_parser().get_default("batch_size")
-    batch = min(default if weights else SCRATCH_BATCH, 1 << (records.bit_length() - 1))
-    return remark, flags if batch == default else [*flags, "--batch_size", str(batch)]
+    batch = min(wanted or default, 1 << (records.bit_length() - 1))
+    return [] if batch == default else ["--batch_size", str(batch)]
