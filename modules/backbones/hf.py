@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from torch import nn
 
 from modules.backbones.fit import check_fit, refuse_misfit
 from modules.backbones.hf_tokenizer import HuggingFaceTokenizer
-from modules.backbones.hub import LOOKED_FOR, import_transformers, kept, read_json_of
+from modules.backbones.hub import import_transformers, kept, read_json_of
 from modules.backbones.openai import MEAN, STD
 from modules.backbones.protocol import MAX_LAYERS, Backbone, ImageInput, Needs, layers_of
 from util import InputError, first_line
@@ -184,15 +183,14 @@ def load(name: str, needs: Needs, notes: list[str]) -> tuple[HuggingFace, str]:
     `notes` gets lines to tell the user. InputError where it is none of those that fit, or not all of it.
     """
     transformers = import_transformers()
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else it asks the hub to convert what it has read
     what = f"--pretrained_clip_name hf:{name}"
-    found = _read(name, "config.json", what)
-    if found is None:
-        raise InputError(f"{what}: no config.json there")
     try:
+        found = read_json_of(name, "config.json")
+        if found is None:
+            raise InputError("no config.json there")
         config = _configuration(found)
         tokenizer = HuggingFaceTokenizer.load(name)
-        image_input = _image_input(config, _preprocessor(name, what), notes)
+        image_input = _image_input(config, _preprocessor(name), notes)
         with torch.device("meta"):
             empty = HuggingFace(_empty_model(config), config, tokenizer, image_input, needs.vision)
         _check_tokenizer(config, tokenizer)
@@ -313,18 +311,11 @@ def _check_tokenizer(config: Mapping[str, Any], tokenizer: HuggingFaceTokenizer)
             raise InputError(f"its text tower takes token {end} for a text's end, its tokenizer writes {ids} for 'a'")
 
 
-def _read(name: str, file: str, what: str) -> dict[str, Any] | None:
-    try:
-        return read_json_of(name, file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{what}: {file} cannot be read ({first_line(error)}). {LOOKED_FOR}") from error
-
-
-def _preprocessor(name: str, what: str) -> dict[str, Any] | None:
+def _preprocessor(name: str) -> dict[str, Any] | None:
     """How the model's images are prepared, as its files say it; None where they do not."""
-    together = _read(name, "processor_config.json", what) or {}
+    together = read_json_of(name, "processor_config.json") or {}
     inner = together.get("image_processor")
-    return inner if isinstance(inner, dict) else _read(name, "preprocessor_config.json", what)
+    return inner if isinstance(inner, dict) else read_json_of(name, "preprocessor_config.json")
 
 
 def _image_input(config: Mapping[str, Any], found: Mapping[str, Any] | None, notes: list[str]) -> ImageInput:

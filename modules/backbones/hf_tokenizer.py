@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modules.backbones.hub import REQUIREMENTS, import_transformers
+from modules.backbones.hub import REQUIREMENTS, import_transformers, read_json_of
 from modules.tokenizer import byte_characters
 from util import InputError, first_line
 
@@ -58,6 +58,7 @@ class HuggingFaceTokenizer:
         """The tokenizer of a model on the hub, or of a folder. InputError where there is none."""
         transformers = import_transformers()
         try:
+            read_json_of(str(name), "tokenizer_config.json")  # the library goes without where it cannot be asked for
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 str(name), trust_remote_code=False, local_files_only=local_files_only
             )

@@ -15,7 +15,7 @@ from torch import nn
 
 from modules.backbones.fit import refuse_misfit
 from modules.backbones.hf_tokenizer import HuggingFaceTokenizer
-from modules.backbones.hub import LOOKED_FOR, import_transformers, kept, read_json_of
+from modules.backbones.hub import import_transformers, kept, read_json_of
 from modules.backbones.protocol import MAX_LAYERS, layers_of
 from modules.transformer import masked_mean, take_last_word
 from util import InputError, first_line
@@ -87,10 +87,12 @@ def read_configuration(name: str) -> dict[str, Any]:
     """The configuration of an encoder on the hub or in a folder, as plain values that make it again."""
     transformers = import_transformers()
     try:
+        if read_json_of(name, "config.json") is None:
+            raise InputError("no config.json there")
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         return kept(json.loads(config.to_json_string(use_diff=False)))
     except Exception as error:  # the file is a stranger's
-        raise InputError(f"the text encoder {name} cannot be read: {first_line(error)}. {LOOKED_FOR}") from error
+        raise InputError(f"the text encoder {name} cannot be read: {first_line(error)}") from error
 
 
 def make_encoder(values: Mapping[str, Any], what: str) -> Any:
@@ -215,10 +217,7 @@ def read_pooling(name: str, notes: list[str]) -> tuple[Pooling, int | None]:
 
 
 def _read(name: str, file: str, kind: type) -> Any:
-    """A JSON file beside an encoder, in its folder or on the hub; None where there is none."""
+    """A JSON file beside an encoder, in its folder or on the hub; None where there is none, InputError else."""
     if ".." in file.split("/"):
         raise InputError(f"the modules.json of {name} names a file outside of its folder: {file[:100]!r}")
-    try:
-        return read_json_of(name, file, kind)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} of the text encoder {name} cannot be read: {first_line(error)}") from error
+    return read_json_of(name, file, kind)

@@ -420,7 +420,7 @@ def test_nothing_that_a_configuration_names_is_followed(clip, monkeypatch):
 
 
 def test_no_folder_and_no_network_is_an_error_that_says_where_was_looked(tmp_path):
-    with mock.patch.dict("os.environ", {"HF_HOME": str(tmp_path)}), mock.patch("socket.socket", None):
+    with mock.patch("time.sleep"), mock.patch("socket.socket", None):
         for name in ("someone/some-clip", str(tmp_path / "none"), "a//b"):
             with pytest.raises(InputError, match=r"config\.json") as error:
                 load_backbone(f"hf:{name}", Needs(), [])
@@ -458,6 +458,14 @@ def test_a_preprocessor_that_the_tower_does_not_fit_is_an_error(clip, changes, m
     edit(folder / "preprocessor_config.json", **changes)
     with pytest.raises(InputError, match=message):
         load_backbone(f"hf:{folder}", Needs(), [])
+
+
+def test_a_damaged_preprocessor_is_named_once(clip):
+    folder, _ = clip
+    (folder / "preprocessor_config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"preprocessor_config\.json: found a JSON list") as error:
+        load_backbone(f"hf:{folder}", Needs(), [])
+    assert str(error.value).count("--pretrained_clip_name") == 1
 
 
 def test_a_preprocessor_may_be_written_in_several_ways(clip):
