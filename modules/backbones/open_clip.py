@@ -25,7 +25,7 @@ from modules.backbones.openai import MEAN, STD, VOCABULARY, clip_tokenizer
 from modules.backbones.protocol import INTERPOLATIONS, MAX_LAYERS, Backbone, ImageInput, Needs, TextTokenizer
 from modules.backbones.text_encoder import read_configuration
 from modules.backbones.weights_file import read_state
-from util import InputError, first_line
+from util import InputError, first_line, read_json
 
 REQUIREMENTS = "requirements-open_clip.txt"
 CONTEXT = 77  # the library's own default
@@ -233,7 +233,12 @@ def load(name: str, needs: Needs, notes: list[str]) -> tuple[OpenClip, str]:
             notes.append(f"open_clip:{name}: with QuickGELU, as these weights were trained, not {arch}'s GELU")
     elif not preprocessing:
         preprocessing = _usual_preprocessing(library, arch, notes)
-    recipe = _recipe(model, preprocessing, folder, f"open_clip:{name}", notes)
+    try:
+        recipe = _recipe(model, preprocessing, folder, f"open_clip:{name}", notes)
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"open_clip:{name}: its configuration cannot be read: {first_line(error)}") from error
     with torch.device("meta"):
         _made(recipe, True, f"open_clip:{name}").check(needs, f"open_clip:{name}")
     path = _downloaded(library, name, published) if published is not None else Path(file)
@@ -249,13 +254,16 @@ def load(name: str, needs: Needs, notes: list[str]) -> tuple[OpenClip, str]:
 def _architecture(library: Any, arch: str) -> tuple[dict[str, Any], dict[str, Any], Path | None]:
     """(configuration, preprocessing where it is told, the folder of a configuration that is a file)."""
     if arch.endswith(".json"):
-        try:
-            content = json.loads(Path(arch).read_text(encoding="utf-8"))
-            model, preprocessing = content.get("model_cfg", content), content.get("preprocess_cfg", {})
-            if not {"embed_dim", "vision_cfg", "text_cfg"} <= model.keys():
-                raise ValueError("embed_dim, vision_cfg and text_cfg are expected")
-        except (OSError, ValueError, AttributeError) as error:
-            raise InputError(f"{arch}: no configuration of open_clip: {first_line(error)}") from error
+        content = read_json(arch, dict, "a configuration of open_clip")
+        model, preprocessing = content.get("model_cfg", content), content.get("preprocess_cfg", {})
+        parts = [model, preprocessing]
+        if isinstance(model, dict):
+            parts += [model.get("vision_cfg"), model.get("text_cfg")]
+        if not all(isinstance(part, dict) for part in parts) or "embed_dim" not in model:
+            raise InputError(
+                f"{arch}: no configuration of open_clip: embed_dim, and vision_cfg and text_cfg as JSON objects, are "
+                "expected (in model_cfg, where there is one, whose preprocess_cfg is an object too)"
+            )
         return model, preprocessing, Path(arch).parent
     known = library.list_models()
     if arch not in known:
@@ -330,7 +338,7 @@ def _image(vision: Mapping[str, Any], preprocessing: Mapping[str, Any], name: st
     if resize is not None:
         notes.append(f"{name}: its training images were resized as --resize {resize} does")
     mean, std = preprocessing.get("mean") or MEAN, preprocessing.get("std") or STD
-    return {"size": size, "mean": list(mean), "std": list(std), "interpolation": interpolation}
+    return {"size": size, "mean": mean, "std": std, "interpolation": interpolation}
 
 
 def _downloaded(library: Any, name: str, published: Mapping[str, Any]) -> Path:

@@ -355,7 +355,7 @@ def test_names_that_lead_nowhere(published, tmp_path, monkeypatch):
         f"RN-tiny@{tmp_path}/nothing.pt": "no such file",
         f"RN-huge@{weights}": "no such architecture",
         f"coca_ViT-B-32@{weights}": "CoCa",
-        f"{weights}.json@{weights}": "no configuration",
+        f"{weights}.json@{weights}": "a configuration of open_clip",
         f"{tmp_path}/towers.json/tag": "no weights 'tag'",
     }.items():
         with pytest.raises(InputError, match=message):
@@ -431,6 +431,30 @@ def test_configurations_that_are_refused(change, message, tmp_path):
     config.write_text(json.dumps(content))
     with pytest.raises(InputError, match=message):
         load_backbone(name, Needs(), [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {"model_cfg": []},
+        {"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": "x"}},
+        {"model_cfg": {"embed_dim": 8, "vision_cfg": 3, "text_cfg": {}}},
+        {"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}, "preprocess_cfg": [1]},
+        {"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}, "preprocess_cfg": {"mean": 0.5}},
+        {"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}, "preprocess_cfg": {"std": "x"}},
+        {"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}, "preprocess_cfg": {"resize_mode": [1]}},
+        {"model_cfg": {"embed_dim": 8, "vision_cfg": {"image_size": [[1]]}, "text_cfg": {}}},
+        {"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {"tokenizer_kwargs": "x"}}},
+    ],
+    ids=str,
+)
+def test_damaged_configurations(content, tmp_path):
+    path = tmp_path / "towers.json"
+    path.write_text(json.dumps(content))
+    (tmp_path / "weights.pt").touch()
+    with pytest.raises(InputError, match=r"towers\.json"):
+        load_backbone(f"open_clip:{path}@{tmp_path / 'weights.pt'}", Needs(), [])
 
 
 def test_what_towers_cannot_do_is_said_before_the_weights_are_read(tmp_path):
