@@ -132,7 +132,8 @@ def _why_no_file(path: Path) -> str:
         )
     return (
         "no CLIP weights here: no such file. --pretrained_clip_name takes the path of a weights file, ViT-tiny/8 "
-        f"(from scratch), or the name of one that OpenAI published: {', '.join(PUBLISHED)}"
+        f"(from scratch), the name of one that OpenAI published ({', '.join(PUBLISHED)}), or other towers: "
+        "hf:NAME_OR_FOLDER, open_clip:ARCH/TAG, open_clip:ARCH@FILE, pair:IMAGE+TEXT, small (docs/TOWERS.md)"
     )
 
 

@@ -15,6 +15,7 @@ import zipfile
 import pytest
 import torch
 
+from modules.backbones.names import PREFIXES
 from modules.backbones.openai import CLIP, build_clip
 from modules.backbones.weights_file import read_archive, read_weights
 from tests.model_parts import write_archive
@@ -320,10 +321,11 @@ def test_a_folder_is_named_and_so_are_the_names_that_there_are(tmp_path):
     assert "this is a folder" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     assert "Hugging Face folder" in refusal(tmp_path)
-    for name in ("ViT-B-16", "vit-b/32", "RN50"):
+    for name in ("ViT-B-16", "vit-b/32", "RN50", "openclip:ViT-B-32/openai", "huggingface:someone/clip", "SMALL"):
         with pytest.raises(InputError) as error:
             build_clip(name)
         assert all(word in str(error.value) for word in (name, "ViT-B/16", "ViT-L/14@336px", "ViT-tiny/8"))
+        assert all(word in str(error.value) for word in (*PREFIXES, "small"))
         assert "preprocess.download" not in str(error.value)
 
 
