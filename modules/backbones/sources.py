@@ -9,7 +9,7 @@ import torch
 
 from modules.backbones.names import source_of
 from modules.backbones.protocol import Backbone, Needs
-from util import InputError
+from util import InputError, first_line
 
 
 def load_backbone(
@@ -57,7 +57,7 @@ def restore_backbone(
 
     Neither network nor the files that they came from are needed. `linear_patch`, `activation`, `heads`: of OpenAI's
     layout; the latter two are only held against the recipe. InputError where they differ, or the recipe is a damaged
-    one (an OpenAI's sizes were checked as the checkpoint was read).
+    one (an OpenAI's sizes were checked as the checkpoint was read), whose towers cannot be made or do not run.
     """
     source = recipe.get("source")
     if source == "openai":
@@ -69,16 +69,37 @@ def restore_backbone(
     if source == "hf":
         from modules.backbones import hf
 
-        return hf.restore(recipe, vision)
-    if source == "open_clip":
+        backbone: Backbone = hf.restore(recipe, vision)
+    elif source == "open_clip":
         from modules.backbones import open_clip
 
-        return open_clip.restore(recipe, vision)
-    if source == "pair":
+        backbone = open_clip.restore(recipe, vision)
+    elif source == "pair":
         from modules.backbones import pair
 
-        return pair.restore(recipe, vision)
-    raise InputError(f"the checkpoint's towers are of a source {str(source)[:50]!r}, which this program does not have")
+        backbone = pair.restore(recipe, vision)
+    else:
+        raise InputError(
+            f"the checkpoint's towers are of a source {str(source)[:50]!r}, which this program does not have"
+        )
+    _try_out(backbone)
+    return backbone
+
+
+@torch.no_grad()
+def _try_out(backbone: Backbone) -> None:
+    """InputError where the features of one word, or on `meta`, where that takes no time, of one image cannot be had.
+
+    Text towers look at the values of what they read, which `meta` has none of.
+    """
+    try:
+        if not backbone.logit_scale.is_meta:
+            backbone.encode_text(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool))
+        elif hasattr(backbone, "visual"):
+            size = backbone.image_input.size
+            backbone.encode_image(torch.zeros(1, 3, size, size, device="meta"))
+    except Exception as error:  # a library raises whatever a stranger's settings lead it to
+        raise InputError(f"the checkpoint's towers do not run: {first_line(error)}") from error
 
 
 def empty_backbone(recipe: Mapping[str, Any], vision: bool = True, linear_patch: str = "2d") -> Backbone:

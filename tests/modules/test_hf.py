@@ -555,3 +555,22 @@ def test_a_damaged_recipe_is_an_error(recipe, damage):
             restore_backbone(changed)
         with pytest.raises(InputError, match="checkpoint"):
             empty_backbone(changed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tower", "changes"),
+    [
+        ("clip", "vision_config", {"num_attention_heads": -1}),
+        ("chinese_clip", "text_config", {"chunk_size_feed_forward": 10**12}),
+        ("chinese_clip", "text_config", {"chunk_size_feed_forward": "x"}),
+        ("siglip2_tokenizer", "text_config", {"output_hidden_states": "x"}),
+    ],
+)
+def test_a_recipe_of_towers_that_do_not_run_is_an_error(tmp_path, kind, tower, changes):
+    tower_models.write_model(tmp_path / "model", kind)
+    recipe = load_backbone(f"hf:{tmp_path / 'model'}", Needs(), [])[0].recipe()
+    config = json.loads(recipe["config"])
+    config[tower] |= changes
+    with pytest.raises(InputError, match="checkpoint's towers"):
+        for restored in (empty_backbone, restore_backbone):  # as a run does
+            restored(recipe | {"config": json.dumps(config)})

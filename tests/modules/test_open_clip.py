@@ -612,6 +612,7 @@ def test_damaged_recipes(tmp_path):
         damaged(other, model__vision_cfg__timm_model_name="hf-hub:someone/model"),
         damaged(other, model__vision_cfg__timm_model_name="vit_tiny_patch16_224"),
         damaged(other, model__text_cfg__pool_type="all"),
+        damaged(other, model__text_cfg__norm_kwargs={"eps": None}),
     ):
         with pytest.raises(InputError):
             restore_backbone(wrong)

@@ -692,6 +692,17 @@ def test_a_damaged_recipe_is_an_error_that_says_so(pairs, spoil):
             empty_backbone({key: value for key, value in recipe.items() if key != name})
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [{"num_attention_heads": -1}, {"output_hidden_states": "x"}, {"chunk_size_feed_forward": "x"}],
+    ids=str,
+)
+def test_a_recipe_of_towers_that_do_not_run_is_an_error(pairs, spoil):
+    recipe = pairs["test_vit"].recipe()
+    with pytest.raises(InputError, match="checkpoint's towers do not run"):
+        restore_backbone(recipe | {"text": json.dumps(json.loads(recipe["text"]) | spoil)})
+
+
 def test_the_source_of_the_weights_is_told(names):
     _, source = load(names["test_vit"].removeprefix("pair:"), Needs(), [], 16)
     image, text = names["test_vit"].removeprefix("pair:test_vit@").split("+")
