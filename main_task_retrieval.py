@@ -189,7 +189,7 @@ def train(args, data, model, device, saved, logger):
         logger.info(f"the loss sees {args.batch_size // pieces} records at a time: {pieces} pieces make a batch")
     logger.info(
         f"{distributed.world_size()} process(es) on {device.type}; {trainer.plan.steps_per_epoch} steps an epoch; "
-        f"lr {args.lr:g}, CLIP's own {args.lr * args.coef_lr:g} (coef_lr {args.coef_lr:g})"
+        f"lr {args.lr:g}, the towers' own {args.lr * args.coef_lr:g} (coef_lr {args.coef_lr:g})"
     )
     for index, stage in enumerate(stages(args)):
         if index < trainer.progress.stage:

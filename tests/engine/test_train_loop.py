@@ -407,7 +407,7 @@ def test_what_the_folder_of_a_run_holds(trained, place):
     entry = record["test"]["scores"]["fused"]["query_to_meme"]
     assert set(entry["metrics"]) == set(metrics.METRICS) == set(entry["intervals"])
     log = (folder / "log.txt").read_text(encoding="utf-8")
-    assert "lr 0.001, CLIP's own 0.001 (coef_lr 1)" in log
+    assert "lr 0.001, the towers' own 0.001 (coef_lr 1)" in log
     assert "alpha 0." in log and "test split, query to meme: 8 queries, 16 memes, 24 relevant pairs" in log
     assert len(history(folder)) == 2
     [last] = history(folder, "test")
@@ -555,7 +555,7 @@ def test_the_default_rate_of_loaded_weights_is_a_thousandth(place):
     at = argv.index("--coef_lr")
     code, printed = run(argv[:at] + argv[at + 2 :])
     assert code == 0, printed
-    assert "lr 0.001, CLIP's own 1e-06 (coef_lr 0.001)" in printed
+    assert "lr 0.001, the towers' own 1e-06 (coef_lr 0.001)" in printed
     assert read_json(place.folder / "coef" / "args.json")["coef_lr"] == 1e-3
 
 
