@@ -147,7 +147,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("task")
     group.add_argument("--do_train", action="store_true", help="train, choose the best epoch on val, score test once")
     group.add_argument(
-        "--do_eval", action="store_true", help="score the test split with --init_model, or with CLIP as it is"
+        "--do_eval", action="store_true", help="score the test split with --init_model, or with the towers as they are"
     )
     group.add_argument(
         "--method",
@@ -230,7 +230,7 @@ def _add_clip(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=-1,
         metavar="N",
-        help="-1 freezes nothing; N: CLIP's embeddings and first N blocks of both towers (published: 0)",
+        help="-1 freezes nothing; N: embeddings and first N blocks of both towers (published: 0)",
     )
     group.add_argument("--visual_tokens", choices=("cls", "patch"), default="cls", help="what QI compares words with")
 
@@ -338,7 +338,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--coef_lr",
         type=non_negative,
-        help="CLIP trains at lr * coef_lr; the default is 1e-3, from scratch 1 (the published script left it out: 1)",
+        help="towers train at lr * coef_lr; the default is 1e-3, from scratch 1 (the published script left it out: 1)",
     )
     group.add_argument("--fusion_lr", type=non_negative, default=1e-2, help="of the weights of QI and QC")
     group.add_argument(
@@ -346,7 +346,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--warmup_proportion", type=share, default=0.1, help="share of the steps, then cosine")
     group.add_argument("--max_grad_norm", type=non_negative, default=1.0, help="of all parameters together")
-    group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of CLIP's towers")
+    group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the two towers")
     group.add_argument("--n_display", type=positive_int, default=50, help="a line in the log every so many steps")
     group.add_argument(
         "--save_steps",

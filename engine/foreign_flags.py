@@ -4,15 +4,15 @@ _TORCHRUN = "not needed: `torchrun` says it to each process (`--nproc_per_node` 
 _VIDEO = "gone: memes are images, of animated ones --max_frames are taken, as --slice_framepos says"
 _HARD = "gone: it belongs to a max-margin loss, and the loss here is InfoNCE (docs/MODEL.md)"
 _MIL = "gone: several right memes of a query are --positives topic"
-_BERT = "gone: both towers are CLIP's, and --pretrained_clip_name names them"
-_LAYERS = "gone: CLIP's weights say how many layers its towers have"
+_BERT = "gone: --pretrained_clip_name names both towers"
+_LAYERS = "gone: the weights say how many layers the towers have"
 _FRAMES = "renamed: --slice_framepos says which frames are taken; their order is kept"
 _CDCR = "gone: --cdcr_lambda above 0 turns the regulariser on, and is its only number"
 _AMP = "renamed: --precision fp16 (or bf16)"
 
 FOREIGN = {
     # CLIP4Clip, and what took it over
-    "do_pretrain": "gone: there is --do_train alone, which begins at CLIP's weights or at --init_model",
+    "do_pretrain": "gone: there is --do_train alone, which begins at the towers' weights or at --init_model",
     "do_lower_case": "not needed: CLIP's tokenizer writes all in lower case",
     "task_type": "gone: retrieval is the only task",
     "loose_type": "gone: --sim_header meanP, seqLSTM and seqTransf are the loose ones, tightTransf is the tight one",
