@@ -26,7 +26,7 @@ from engine.tensorboard_curves import TensorBoardCurves
 from engine.training_step import SCORES, TrainingStep
 from evaluation.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
 from evaluation.fitted_weights import fit_and_rank
-from evaluation.frozen_features import FrozenFeatures
+from evaluation.frozen_features import FrozenFeatures, frozen_towers
 from modules.fusion import Fusion
 from modules.ief_model import IEF
 from util import InputError, set_seed
@@ -125,6 +125,7 @@ class Trainer:
     ) -> None:
         self.args, self.model, self.device, self.logger = args, model, device, logger
         self.train_data, self.val_data = train_data, val_data
+        self.frozen = frozen_towers(model)  # now: a stage freezes more for its time
         self.folder = Path(args.output_dir)
         self.plan = BatchPlan.of(args, train_data.split, distributed.world_size())
         self.records = fingerprint(train_data.split)
@@ -149,7 +150,9 @@ class Trainer:
         return self._frozen(self.val_data, 0 if train is None else train.in_memory)
 
     def _frozen(self, data: SplitData, in_memory: int = 0) -> FrozenFeatures:
-        found = FrozenFeatures.of(self.model, data, self.args, self.device, distributed.is_main(), in_memory)
+        found = FrozenFeatures.of(
+            self.model, data, self.args, self.device, distributed.is_main(), in_memory, self.frozen
+        )
         for line in found.lines():
             self.logger.info(line)
         return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,11 @@ from dataloaders.token_table import TokenTable, pad
 from engine import distributed
 from evaluation.feature_store import FeatureStore
 from modules.ief_model import IEF
+
+
+def frozen_towers(model: IEF) -> list[str]:
+    """Which of `text` and `image` have no trainable parameter."""
+    return [tower for tower in ("text", "image") if model.backbone.is_frozen(tower)]
 
 
 class TextStore(NamedTuple):
@@ -63,19 +68,22 @@ class FrozenFeatures:
         device: torch.device,
         progress: bool = True,
         in_memory: int = 0,
+        frozen: Collection[str] | None = None,
     ) -> FrozenFeatures:
         """Compute what the frozen towers of `model` give. The processes share the work, and each gets all of it.
 
-        in_memory: bytes that other splits' features take already, of --feature_cache_gb for all together.
+        in_memory: bytes that other splits' features take already, of --feature_cache_gb for all together. frozen: which
+        of `text` and `image` no stage of the run trains; None asks the parameters as they are now.
         """
+        frozen = frozen_towers(model) if frozen is None else frozen
         features = cls(data, model.backbone.logit_scale.dtype, in_memory=in_memory)
-        if model.backbone.is_frozen("text"):
+        if "text" in frozen:
             features.queries = _text_store(features, model, data.queries, model.reads_words, args, device, progress)
             if data.captions is not None and len(data.captions):
                 draws = args.caption_augmentation and data.split.name == "train"  # captions that are queries too
                 words = model.reads_words and draws
                 features.captions = _text_store(features, model, data.captions, words, args, device, progress)
-        if data.images is not None and model.emotion_fusion is None and model.backbone.is_frozen("image"):
+        if data.images is not None and model.emotion_fusion is None and "image" in frozen:
             features.tokens_per_frame = model.backbone.patches if model.wiring.visual_tokens == "patch" else 1
             features.frames = _frame_store(features, model, data, args, device, progress)
             features.data = dataclasses.replace(data, images=None)  # the loaders have nothing left to decode
