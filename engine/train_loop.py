@@ -126,6 +126,7 @@ class Trainer:
         self.args, self.model, self.device, self.logger = args, model, device, logger
         self.train_data, self.val_data = train_data, val_data
         self.frozen = frozen_towers(model)  # now: a stage freezes more for its time
+        self.in_memory = 0  # bytes that the frozen towers' features take
         self.folder = Path(args.output_dir)
         self.plan = BatchPlan.of(args, train_data.split, distributed.world_size())
         self.records = fingerprint(train_data.split)
@@ -145,14 +146,14 @@ class Trainer:
 
     @functools.cached_property
     def val_features(self) -> FrozenFeatures:
-        """The same of val, which takes of memory what train has left."""
-        train = self.__dict__.get("train_features")
-        return self._frozen(self.val_data, 0 if train is None else train.in_memory)
+        """The same of val."""
+        return self._frozen(self.val_data)
 
-    def _frozen(self, data: SplitData, in_memory: int = 0) -> FrozenFeatures:
+    def _frozen(self, data: SplitData) -> FrozenFeatures:
         found = FrozenFeatures.of(
-            self.model, data, self.args, self.device, distributed.is_main(), in_memory, self.frozen
+            self.model, data, self.args, self.device, distributed.is_main(), self.in_memory, self.frozen
         )
+        self.in_memory = found.in_memory
         for line in found.lines():
             self.logger.info(line)
         return found

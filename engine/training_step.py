@@ -75,9 +75,8 @@ class TrainingStep(nn.Module):
                 losses[name] = (row_losses.sum() + column_losses.sum()) / (2 * batch_size)
         total = sum(self.weights[name] * loss for name, loss in losses.items())
         assert isinstance(total, torch.Tensor)  # one of the weights is above 0
-        if names == (
-            "qi",
-        ):  # tokens alone may be compared: processes wait for the gradient (0) of what pools a sentence
+        if names == ("qi",):
+            # words alone may be compared: processes wait for the gradient (0) of what pools a sentence
             total = total + 0 * queries["sentence"].sum()
         if self.cdcr_lambda:
             share = channel_decorrelation(all_queries["sentence"], all_memes["pooled"]) / distributed.world_size()
