@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from modules.backbones.protocol import Backbone
+from modules.torchvision_ops import import_beside_torchvision
 from util import InputError
 
 NONE, UNKNOWN = "none", "unknown"  # the two reserved entries, at index 0 and 1
@@ -95,19 +96,13 @@ def bert_vectors(words: Iterable[str], name: str | os.PathLike[str]) -> torch.Te
 
     Raises InputError where `transformers` or the weights are missing.
     """
-    from modules.torchvision_ops import import_torchvision
-
+    transformers = import_beside_torchvision(
+        "transformers",
+        "--emotion_encoder bert needs transformers: pip install -r requirements-hf.txt (or use --emotion_encoder clip)",
+    )
     try:
-        import_torchvision()  # transformers imports it too, and would fail where its library does not load
-        from transformers import AutoModel, AutoTokenizer
-    except ImportError as error:
-        raise InputError(
-            "--emotion_encoder bert needs transformers: pip install -r requirements-hf.txt "
-            "(or use --emotion_encoder clip)"
-        ) from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        bert = AutoModel.from_pretrained(name).float().eval()  # some are stored in half precision
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        bert = transformers.AutoModel.from_pretrained(name).float().eval()  # some are stored in half precision
     except (OSError, ValueError) as error:
         raise InputError(
             f"--bert_name {name}: no BERT there. It is looked for as a folder with config.json, vocab.txt and "

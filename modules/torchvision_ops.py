@@ -12,8 +12,11 @@ import importlib.machinery
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
+
+from util import InputError
 
 DECLARATIONS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -29,6 +32,18 @@ def import_torchvision() -> ModuleType:
     if not library_loads(Path(spec.origin).parent):
         declare_operators()
     return importlib.import_module("torchvision")
+
+
+def import_beside_torchvision(name: str, missing: str) -> Any:
+    """A module that imports torchvision, and would fail where its library does not load.
+
+    Raises InputError, which says `missing`, if it or torchvision is not installed.
+    """
+    try:
+        import_torchvision()
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(missing) from error
 
 
 def library_loads(folder: Path) -> bool:

@@ -25,6 +25,7 @@ from modules.backbones.openai import MEAN, STD, VOCABULARY, clip_tokenizer
 from modules.backbones.protocol import INTERPOLATIONS, MAX_LAYERS, Backbone, ImageInput, Needs, TextTokenizer
 from modules.backbones.text_encoder import read_configuration
 from modules.backbones.weights_file import read_state
+from modules.torchvision_ops import import_beside_torchvision
 from util import InputError, first_line, read_json
 
 REQUIREMENTS = "requirements-open_clip.txt"
@@ -37,14 +38,9 @@ NO_IMAGES = {"layers": 1, "width": 64, "patch_size": 32, "image_size": 32}  # st
 
 def import_library() -> Any:
     """The open_clip module. InputError where it, or what it needs, is missing."""
-    from modules.torchvision_ops import import_torchvision
-
-    try:
-        import_torchvision()  # open_clip imports it too, and would fail where its library does not load
-        import open_clip
-    except ImportError as error:
-        raise InputError(f"open_clip: towers need open_clip_torch: pip install -r {REQUIREMENTS}") from error
-    return open_clip
+    return import_beside_torchvision(
+        "open_clip", f"open_clip: towers need open_clip_torch: pip install -r {REQUIREMENTS}"
+    )
 
 
 class CleanTokenizer:

@@ -19,6 +19,7 @@ from torch import nn
 from modules.backbones.fit import load_strictly
 from modules.backbones.protocol import INTERPOLATIONS, ImageInput, with_token
 from modules.backbones.weights_file import read_state
+from modules.torchvision_ops import import_beside_torchvision
 from util import InputError, first_line
 
 REQUIREMENTS = "requirements-pair.txt"
@@ -43,14 +44,7 @@ class Shapes(NamedTuple):
 
 def import_timm() -> Any:
     """The timm module. InputError where it is missing."""
-    from modules.torchvision_ops import import_torchvision
-
-    try:
-        import_torchvision()  # timm imports it too, and would fail where its library does not load
-        import timm
-    except ImportError as error:
-        raise InputError(f"the image tower of a pair needs timm: pip install -r {REQUIREMENTS}") from error
-    return timm
+    return import_beside_torchvision("timm", f"the image tower of a pair needs timm: pip install -r {REQUIREMENTS}")
 
 
 def make_trunk(name: str, **options: Any) -> Any:
