@@ -65,8 +65,11 @@ def run(args, given, device, folder):
     """Read and check the data, build the model, train it or load it, score the test split, write metrics.json."""
     from engine import checkpoint, distributed, run_record
     from engine.build_model import complete_arguments
+    from engine.host_memory import keep_freed_memory
 
     started = time.monotonic()
+    if device.type == "cpu":
+        keep_freed_memory()
     distributed.call_in_main(folder.lock)
     saved_path = args.resume_model or args.init_model
     saved = checkpoint.load(saved_path) if saved_path else None

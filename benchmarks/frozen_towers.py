@@ -59,8 +59,10 @@ def seconds_of_epoch(args, features, model, device):
 
 def measure(options):
     """The benchmark's Figures."""
+    from engine.host_memory import keep_freed_memory
     from evaluation.frozen_features import FrozenFeatures
 
+    keep_freed_memory()  # as in a run
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as folder:
         args, data, model = prepared(options, folder)
