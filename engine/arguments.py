@@ -245,9 +245,9 @@ def _add_emotions(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--bert_name", default="bert-base-uncased", help="Hugging Face name or folder")
     group.add_argument(
         "--emotion_fusion",
-        choices=("channel", "token", "none"),
+        choices=("channel", "coarse_channel", "token", "none"),
         default="channel",
-        help="a fourth image channel, one more token, or no emotions",
+        help="a fourth image channel, the same with one value a patch, one more token, or no emotions",
     )
 
 
@@ -509,7 +509,7 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[
         yield from only_with(flag, args.fusion != "fixed", "--fusion learned or query")
     yield from only_with("fusion_weight", args.fusion == "fixed", "--fusion fixed")
     yield from only_with("bert_name", args.emotion_encoder == "bert", "--emotion_encoder bert")
-    yield from only_with("emotion_encoder", args.emotion_fusion != "none", "--emotion_fusion channel or token")
+    yield from only_with("emotion_encoder", args.emotion_fusion != "none", "an --emotion_fusion")
     yield from only_with("wti_arch", args.interaction == "wti" and not tight, "--interaction wti")
     yield from only_with("rerank_top", tight, "--sim_header tightTransf")
     transformer = args.sim_header in ("seqTransf", "tightTransf")

@@ -1,6 +1,7 @@
 """Arguments -> parts -> model. Only here are the parts' sizes chosen, by the arguments and the towers."""
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,7 +126,8 @@ def _emotion_fusion(args: argparse.Namespace, dim: int, backbone: Backbone) -> E
         return EmotionToken(dim, backbone.token_width)
     first = backbone.first_convolution()
     assert first is not None, "the needs were checked when the towers were loaded"
-    return EmotionChannel(dim, backbone.image_input.size, first)
+    side = math.isqrt(backbone.patches) if args.emotion_fusion == "coarse_channel" else None
+    return EmotionChannel(dim, backbone.image_input.size, first, side)
 
 
 def complete_arguments(args: argparse.Namespace) -> None:

@@ -90,6 +90,7 @@ METHODS = {
         _main("ief_staged", "IEF, staged", "--co_train staged"),
         _main("ief", "IEF", ""),
         _ablation("ief_no_emotions", "none", "--emotion_fusion none", "emotions (channel)"),
+        _ablation("ief_emotion_coarse", "one value a patch", "--emotion_fusion coarse_channel", "emotions (channel)"),
         _ablation("ief_emotion_token", "a token", "--emotion_fusion token", "emotions (channel)"),
         _ablation("ief_emotion_bert", "BERT", "--emotion_encoder bert", "emotion encoder (CLIP; from scratch learned)"),
         _ablation("ief_emotion_clip", "CLIP", "--emotion_encoder clip", "emotion encoder (CLIP; from scratch learned)"),

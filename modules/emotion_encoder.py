@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from modules.backbones.protocol import Backbone
@@ -59,20 +60,24 @@ class EmotionChannel(nn.Module):
     """The published design: A = reshape(W u + b), a fourth channel of the image tower's first convolution.
 
     conv_e, made like that convolution, starts at zero: the network starts exactly as it was. W does not, else neither
-    would ever move.
+    would ever move. `side`: A has side x side values, each as large as its share of the image (default: one a pixel).
     """
 
-    def __init__(self, dim: int, image_size: int, first: nn.Conv2d) -> None:
+    def __init__(self, dim: int, image_size: int, first: nn.Conv2d, side: int | None = None) -> None:
         super().__init__()
         self.image_size = image_size
-        self.to_plane = nn.Linear(dim, image_size**2)
+        self.side = side or image_size
+        self.to_plane = nn.Linear(dim, self.side**2)
         of_first: dict[str, Any] = {name: getattr(first, name) for name in ("stride", "padding", "dilation")}
         self.conv_e = type(first)(1, first.out_channels, first.kernel_size, **of_first, bias=False)  # type: ignore[arg-type]
         nn.init.zeros_(self.conv_e.weight)
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """u (B, d) -> what is added to the first convolution's output: (B, C, h, w)."""
-        return self.conv_e(self.to_plane(u).view(-1, 1, self.image_size, self.image_size))
+        plane = self.to_plane(u).view(-1, 1, self.side, self.side)
+        if self.side != self.image_size:
+            plane = F.interpolate(plane, size=self.image_size, mode="nearest")
+        return self.conv_e(plane)
 
 
 class EmotionToken(nn.Linear):

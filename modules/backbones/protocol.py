@@ -23,6 +23,7 @@ START_LOGIT_SCALE = math.log(1 / 0.07)
 MAX_LAYERS, MAX_PIXELS = 128, 4096  # of a tower that is read from a file; those that are known have up to 48 layers
 INTERPOLATIONS = ("bicubic", "bilinear")
 PLAIN_CONVOLUTIONS = ("Conv2d", "Conv2dSame")  # the latter is timm's, which pads as TensorFlow does
+CHANNELS = ("channel", "coarse_channel")  # of --emotion_fusion: those that join the first convolution
 
 
 class TextTokenizer(Protocol):
@@ -79,7 +80,7 @@ class Needs(NamedTuple):
     """What a setting asks of towers beyond their pooled features."""
 
     vision: bool = True  # an image tower at all
-    emotion: str = "none"  # channel, token or none
+    emotion: str = "none"  # channel, coarse_channel, token or none
     patches: bool = False
 
 
@@ -191,10 +192,15 @@ class Backbone(nn.Module):
                 f"--emotion_fusion token: the image tower of {name} takes no further token (it is no plain sequence); "
                 "take channel or none"
             )
-        if needs.emotion == "channel" and (why := self._why_no_channel()):
+        if needs.emotion in CHANNELS and (why := self._why_no_channel()):
             raise InputError(
-                f"--emotion_fusion channel: the image tower of {name} {why}; "
+                f"--emotion_fusion {needs.emotion}: the image tower of {name} {why}; "
                 f"take {'token or none' if self.token_width else 'none'}"
+            )
+        if needs.emotion == "coarse_channel" and not self.patches:
+            raise InputError(
+                f"--emotion_fusion coarse_channel: the image tower of {name} has no patches, one for "
+                "each of the channel's values; take channel or none"
             )
         if needs.patches and not self.patches:
             raise InputError(f"--visual_tokens patch: the image tower of {name} gives no features of patches; take cls")

@@ -214,6 +214,19 @@ def test_the_channel_is_a_fourth_channel_of_the_patch_embedding():
     torch.testing.assert_close(ours, F.conv2d(four, kernel, stride=8))
 
 
+def test_a_coarse_channel_is_the_channel_whose_plane_has_one_value_a_patch():
+    model, _ = small_model("--emotion_fusion", "coarse_channel", *ONLY_IMAGE)
+    coarse, first = randomised(model.emotion_fusion.double()), model.backbone.first_convolution()
+    assert coarse.to_plane.weight.shape == (4, model.emotion_vectors.dim)  # 16 pixels, patches of 8
+    fine = EmotionChannel(model.emotion_vectors.dim, 16, first).double()
+    patch_of = (torch.arange(16)[:, None] // 8 * 2 + torch.arange(16) // 8).flatten()
+    fine.to_plane.weight.data = coarse.to_plane.weight.data[patch_of]
+    fine.to_plane.bias.data = coarse.to_plane.bias.data[patch_of]
+    fine.conv_e.load_state_dict(coarse.conv_e.state_dict())
+    u = torch.randn(5, model.emotion_vectors.dim, dtype=torch.float64)
+    torch.testing.assert_close(coarse(u), fine(u))
+
+
 @torch.no_grad()
 def test_a_new_channel_gives_exactly_clips_features():
     model, _ = small_model(*ONLY_IMAGE)
@@ -252,7 +265,7 @@ def test_in_the_first_step_conv_e_is_alive_and_w_is_not_and_from_the_second_both
         optimizer.step()
 
 
-@pytest.mark.parametrize("fusion", ["channel", "token"])
+@pytest.mark.parametrize("fusion", ["channel", "coarse_channel", "token"])
 def test_the_emotion_parts_are_never_frozen_with_clip(fusion):
     model, _ = small_model("--emotion_fusion", fusion, "--freeze_layer_num", "2")
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -275,7 +288,7 @@ def test_the_emotion_token_is_one_more_token_of_the_sequence_and_its_output_is_d
     assert not torch.allclose(out, visual(pixels))
 
 
-@pytest.mark.parametrize("fusion", ["channel", "token"])
+@pytest.mark.parametrize("fusion", ["channel", "coarse_channel", "token"])
 def test_the_emotion_reaches_every_token_once_trained(fusion):
     model, _ = small_model("--emotion_fusion", fusion, "--visual_tokens", "patch", *ONLY_IMAGE)
     randomised(model)
