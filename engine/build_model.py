@@ -21,7 +21,7 @@ from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
 from modules.fusion import Fusion
 from modules.ief_model import IEF, Wiring
 from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
-from modules.transformer import heads_for
+from modules.transformer import Transformer, heads_for
 from util import InputError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,6 +58,10 @@ def build_model(
         parts["fusion"] = Fusion(args.fusion, backbone.embed_dim, args.fusion_weight)
         if saved is not None and not (args.do_train and args.init_model):  # a new run fits its own
             parts["fusion"].fitted = saved.get("fitted_alpha")
+    if backbone.frozen_by_default:
+        for name in parts.keys() & {"aggregator", "caption_pooling"}:
+            if isinstance(transformer := getattr(parts[name], "transformer", None), Transformer):
+                transformer.start_as_identity()
     wiring = Wiring(
         visual_tokens=args.visual_tokens,
         reads_captions=reads_captions(args),

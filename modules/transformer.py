@@ -95,6 +95,13 @@ class Transformer(nn.Module):
             for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
                 nn.init.zeros_(linear.bias)
 
+    def start_as_identity(self) -> None:
+        """Close the residual branches: until it is trained, the stack gives what it gets."""
+        for block in self.resblocks:
+            assert isinstance(block, Block)
+            nn.init.zeros_(block.attn.out_proj.weight)
+            nn.init.zeros_(block.mlp.c_proj.weight)
+
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         attention_mask = None if mask is None else mask[:, None, None, :]
         for block in self.resblocks:

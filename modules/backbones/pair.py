@@ -74,7 +74,7 @@ class Pair(Backbone):
             width, self.patches = shapes_of(design.image, design.image_input.size)
             self.visual = TimmTower(trunk, self.patches > 0)
             self.image_projection = projection(width, design.embed_dim)
-        self.text_projection = projection(self.text.width, design.embed_dim)
+        self.text_projection = projection(self.text.width, design.embed_dim, design.pooling.unit)
         self.logit_scale = nn.Parameter(torch.tensor(START_LOGIT_SCALE))
         self.eval()
 
@@ -98,10 +98,14 @@ class Pair(Backbone):
         }
 
 
-def projection(width: int, embed_dim: int) -> nn.Linear:
-    """A linear layer that keeps the length of random features about as it is."""
+def projection(width: int, embed_dim: int, unit: bool = False) -> nn.Linear:
+    """A linear layer that starts as a rotation, so that what a tower knows of its inputs' likeness survives the start.
+
+    Cosines are kept exactly where embed_dim is not below the width, and roughly elsewhere (Saxe et al. 2014). `unit`:
+    features of length 1 come out sqrt(embed_dim) long, a size of about 1 per channel, which the layers behind expect.
+    """
     layer = nn.Linear(width, embed_dim, bias=False)
-    nn.init.normal_(layer.weight, std=width**-0.5)
+    nn.init.orthogonal_(layer.weight, gain=embed_dim**0.5 if unit else 1.0)
     return layer
 
 

@@ -293,6 +293,35 @@ def test_ief_with_unused_emotions_is_the_towers_exactly(names, image):
     assert trained == {"text_projection", "image_projection", "logit_scale"}
 
 
+@torch.no_grad()
+def test_projections_start_as_rotations_that_keep_likeness(names):
+    backbone = loaded(names["test_vit"], embed_dim=48)  # wider than the text tower, narrower than the image tower
+    image = backbone.image_projection.weight
+    assert torch.allclose(image @ image.T, torch.eye(48), atol=1e-5)
+    ids, mask = padded(backbone.tokenizer, TEXTS, CONTEXT)
+    own, sentence = backbone.text_features(ids, mask)[1], backbone.encode_text(ids, mask)[1]
+    assert torch.allclose(own.norm(dim=1), torch.ones(len(TEXTS)))  # its authors bring it to length 1
+    assert torch.allclose(sentence.square().mean(dim=1), torch.ones(len(TEXTS)), atol=1e-5)
+    unit = F.normalize(sentence, dim=1)
+    assert torch.allclose(unit @ unit.T, own @ own.T, atol=1e-5)
+
+
+@torch.no_grad()
+def test_beside_a_pair_the_new_layers_start_as_the_identity(names):
+    """So that what two pretrained towers know is there at the start: beside CLIP they start as CLIP's own layers do."""
+    args, _ = parse_arguments(
+        ["--do_train", "--output_dir", "unused", "--pretrained_clip_name", names["test_vit"], "--embed_dim", "64"]
+    )
+    model = build_model(args, [])[0].eval()
+    captions, mask = torch.randn(3, 4, 64), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]).bool()
+    mean = torch.stack([row[present].mean(dim=0) for row, present in zip(captions, mask, strict=True)])
+    positions = 0.01  # the scale of the position embeddings
+    assert torch.allclose(model.caption_pooling(captions, mask), F.normalize(mean, dim=1), atol=positions)
+    tokens = torch.randn(3, 2, 64)
+    out = model.aggregator(tokens, torch.ones(3, 2, dtype=torch.bool))
+    assert torch.allclose(out, 2 * tokens, atol=6 * positions)
+
+
 # --- what is trained
 
 
