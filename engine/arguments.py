@@ -245,9 +245,10 @@ def _add_emotions(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--bert_name", default="bert-base-uncased", help="Hugging Face name or folder")
     group.add_argument(
         "--emotion_fusion",
-        choices=("channel", "coarse_channel", "token", "none"),
+        choices=("channel", "coarse_channel", "token", "token_or_channel", "none"),
         default="channel",
-        help="a fourth image channel, the same with one value a patch, one more token, or no emotions",
+        help="a fourth image channel, the same with one value a patch, one more token, a token where the image tower "
+        "takes one and else a channel, or no emotions",
     )
 
 

@@ -125,12 +125,13 @@ def _freeze(args: argparse.Namespace, backbone: Backbone, saved: Mapping[str, An
 
 
 def _emotion_fusion(args: argparse.Namespace, dim: int, backbone: Backbone) -> EmotionChannel | EmotionToken:
-    if args.emotion_fusion == "token":
+    way = backbone.emotion_way(args.emotion_fusion)
+    if way == "token":
         assert backbone.token_width is not None, "the needs were checked when the towers were loaded"
         return EmotionToken(dim, backbone.token_width)
     first = backbone.first_convolution()
     assert first is not None, "the needs were checked when the towers were loaded"
-    side = math.isqrt(backbone.patches) if args.emotion_fusion == "coarse_channel" else None
+    side = math.isqrt(backbone.patches) if way == "coarse_channel" else None
     return EmotionChannel(dim, backbone.image_input.size, first, side)
 
 

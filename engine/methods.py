@@ -89,6 +89,7 @@ METHODS = {
         ),
         _main("ief_staged", "IEF, staged", "--co_train staged"),
         _main("ief", "IEF", ""),
+        _main("ief_plus", "IEF plus", "--emotion_fusion token_or_channel --caption_source both"),
         _ablation("ief_no_emotions", "none", "--emotion_fusion none", "emotions (channel)"),
         _ablation("ief_emotion_coarse", "one value a patch", "--emotion_fusion coarse_channel", "emotions (channel)"),
         _ablation("ief_emotion_token", "a token", "--emotion_fusion token", "emotions (channel)"),

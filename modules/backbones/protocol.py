@@ -80,7 +80,7 @@ class Needs(NamedTuple):
     """What a setting asks of towers beyond their pooled features."""
 
     vision: bool = True  # an image tower at all
-    emotion: str = "none"  # channel, coarse_channel, token or none
+    emotion: str = "none"  # a value of --emotion_fusion
     patches: bool = False
 
 
@@ -183,21 +183,28 @@ class Backbone(nn.Module):
         """The width of the image tower's tokens, which an emotion may join as one more; None where it takes no more."""
         return self.visual.token_width
 
+    def emotion_way(self, asked: str) -> str:
+        """How emotions get into the image with these towers, of what --emotion_fusion asks for."""
+        if asked != "token_or_channel":
+            return asked
+        return "channel" if self.token_width is None else "token"
+
     def check(self, needs: Needs, name: str) -> None:
         """InputError where the towers called `name` cannot do what a setting needs; they may lie on `meta`."""
         if not needs.vision:
             return
-        if needs.emotion == "token" and self.token_width is None:
+        emotion = self.emotion_way(needs.emotion)
+        if emotion == "token" and self.token_width is None:
             raise InputError(
                 f"--emotion_fusion token: the image tower of {name} takes no further token (it is no plain sequence); "
                 "take channel or none"
             )
-        if needs.emotion in CHANNELS and (why := self._why_no_channel()):
+        if emotion in CHANNELS and (why := self._why_no_channel()):
             raise InputError(
                 f"--emotion_fusion {needs.emotion}: the image tower of {name} {why}; "
                 f"take {'token or none' if self.token_width else 'none'}"
             )
-        if needs.emotion == "coarse_channel" and not self.patches:
+        if emotion == "coarse_channel" and not self.patches:
             raise InputError(
                 f"--emotion_fusion coarse_channel: the image tower of {name} has no patches, one for "
                 "each of the channel's values; take channel or none"

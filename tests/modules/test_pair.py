@@ -15,7 +15,7 @@ from modules.backbones import timm_tower
 from modules.backbones.pair import load, parse
 from modules.backbones.protocol import ImageInput, Needs
 from modules.backbones.sources import empty_backbone, load_backbone, restore_backbone
-from modules.emotion_encoder import EmotionChannel, clip_vectors
+from modules.emotion_encoder import EmotionChannel, EmotionToken, clip_vectors
 from tests.model_parts import import_transformers
 from tests.pair_models import (
     CONTEXT,
@@ -322,6 +322,13 @@ def test_beside_a_pair_the_new_layers_start_as_the_identity(names):
     assert torch.allclose(out, 2 * tokens, atol=6 * positions)
 
 
+@pytest.mark.parametrize(("image", "kind"), [("test_vit", EmotionToken), ("test_resnet", EmotionChannel)])
+def test_token_or_channel_is_a_token_where_the_tower_takes_one(names, image, kind):
+    flags = ["--do_train", "--output_dir", "unused", "--pretrained_clip_name", names[image], "--embed_dim", "16"]
+    args, _ = parse_arguments([*flags, "--emotion_fusion", "token_or_channel"])
+    assert isinstance(build_model(args, ["angry", "happy"])[0].emotion_fusion, kind)
+
+
 # --- what is trained
 
 
@@ -401,6 +408,8 @@ NOTHING = Needs(vision=True)
         ),
         ("dm_nfnet_f0", Needs(emotion="channel"), r"over all channels \(ScaledStdConv2dSame\)"),
         ("tresnet_m", Needs(emotion="channel"), "channel: .* no convolution over the pixels"),  # they are folded first
+        ("tresnet_m", Needs(emotion="token_or_channel"), "token_or_channel: .* no convolution over the pixels"),
+        ("volo_d1_224", Needs(emotion="coarse_channel"), "coarse_channel: .* has no patches"),
         ("volo_d1_224", Needs(patches=True), "--visual_tokens patch"),
         ("crossvit_9_240", Needs(patches=True), "--visual_tokens patch"),
         ("resnet50_clip", Needs(patches=True), "--visual_tokens patch"),  # its pooling reads the places
