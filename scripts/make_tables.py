@@ -19,7 +19,10 @@ from util import InputError, Parser, ending_clearly, program, write_text
 
 BASELINE = "clip4clip_meanp"
 TESTED = ("mAP", "R@1")
-SHOWN = ("method", "R@1", "R@5", "R@10", "MdR", "mAP")
+SHOWN = {  # of a table, where it is printed
+    "main": ("method", "R@1", "R@5", "R@10", "MdR", "mAP"),
+    "ablation": ("part", "setting", "R@1", "R@10", "mAP", "Δ mAP"),
+}
 
 
 def to_arguments(argv):
@@ -50,8 +53,8 @@ def make_tables(
     communities, methods, seeds: names and numbers; None: all that have runs. Of a method without a seed the run of
     the first of `seeds` that has one is taken. baseline: a method of the main table, by default `clip4clip_meanp`.
     absent: {community: why it has no runs}, a row each. left_out: {(community, method, seed): why}, runs whose folders
-    are not read, as "failed". Prints the main table. InputError: a record is damaged, runs of a community have
-    different test splits, or there are no runs.
+    are not read, as "failed". Prints the main table and the ablations. InputError: a record is damaged, runs of a
+    community have different test splits, or there are no runs.
     """
     from scripts.tables import csv_files, latex, markdown, results, weights_and_costs
     from scripts.tables.run_tree import read_communities
@@ -91,8 +94,10 @@ def make_tables(
     }
     for name, (columns, rows) in files.items():
         csv_files.write(out / name, columns, rows)
-    for line in markdown.terminal(tables[0], SHOWN):
-        print(line)
+    for table in tables:
+        if table.name == "main" or (table.name in SHOWN and len(table.absent) < len(present)):
+            for line in markdown.terminal(table, SHOWN[table.name]):
+                print(line)
     print(f"\nwritten to {out}: tables.md, {', '.join(f'{table.name}.tex' for table in tables)}, {', '.join(files)}")
 
 

@@ -169,6 +169,15 @@ def test_the_program_lists_the_benchmark_and_says_where_everything_is(runs, caps
     assert sorted(written) == sorted(path.name for path in (runs.parent / "out").iterdir())
 
 
+def test_the_ablations_are_printed_where_there_are_some(tmp_path, capsys):
+    write_run(tmp_path / "runs", "demo", "ief", 0)
+    make_tables(tmp_path / "runs", tmp_path / "out")
+    assert "QC only" not in capsys.readouterr().out
+    write_run(tmp_path / "runs", "demo", "ief_qc", 0)
+    make_tables(tmp_path / "runs", tmp_path / "out")
+    assert re.search(r"branches \(QI and QC\) +QC only +[0-9.]+", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -6,11 +6,15 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
 from scripts import missing_packages
 from scripts.missing_packages import missing, normalized, read_lines, release
+from scripts.reproduce import to_arguments
+from scripts.reproduction.choice import chosen_methods
+from scripts.reproduction.command_lines import CommonFlags, make_runs
 from tests.conftest import ROOT
 
 SHELLS = [["sh"], ["bash"]] + ([["busybox", "sh"]] if shutil.which("busybox") else [])
@@ -372,6 +376,43 @@ def test_demo(machine, shell):
     demo, train = machine.calls()[-2:]
     assert demo == ["-m", "preprocess.make_demo", "--out", "data/demo"]
     assert train[:2] == ["main_task_retrieval.py", "--do_train"] and train[-2:] == ["--epochs", "1"]
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+@pytest.mark.parametrize("text", ["read before", "not read"])
+def test_results_on_memecap(machine, shell, text):
+    machine.activate()
+    (folder := machine.elsewhere / "meme cap").mkdir()
+    if text == "read before":
+        (folder / "ocr.jsonl").touch()
+    result = machine.script("reproduce_memecap.sh", "meme cap", shell=shell)
+    assert result.returncode == 0, result.stderr
+    calls = machine.calls()
+    files = [call[1] for call in calls if call[0] == "scripts/missing_packages.py"]
+    assert ("requirements-annotate.txt" in files) == (text == "not read")
+    communities = [call for call in calls if call[:2] == ["-m", "preprocess.memecap"]]
+    for query, call in zip(("meaning", "title"), communities, strict=True):
+        assert call[2:8] == ["--source", str(folder), "--out", f"data/memecap_{query}", "--query", query]
+        assert (call[-2:] == ["--ocr", str(folder / "ocr.jsonl")]) == (text == "read before")
+    trees = {}
+    for call in calls:
+        if call[:2] == ["-m", "scripts.reproduce"]:
+            args, tokens = to_arguments(call[2:])
+            folders = [SimpleNamespace(name=name, datatype="custom", folder=name) for name in args.communities]
+            methods = chosen_methods(args.methods)
+            trees[args.out.name] = make_runs(folders, methods, args.seeds, args.out, CommonFlags(tokens))
+    assert list(trees) == ["caption", "text", "both", "emotions"]
+    for source in ("caption", "text", "both"):
+        readers = [run for run in trees[source] if run.method.name != "drl_wti"]
+        assert {run.settings["caption_source"] for run in readers} == {source}
+
+
+def test_results_on_memecap_need_its_folder_and_end_with_the_first_failure(machine):
+    machine.activate()
+    result = machine.script("reproduce_memecap.sh", "nowhere")
+    assert result.returncode == 2 and "usage" in result.stderr and machine.calls() == []
+    machine.write("missing_status", "1")
+    assert machine.script("reproduce_memecap.sh", str(machine.elsewhere)).returncode == 1
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
