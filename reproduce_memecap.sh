@@ -7,6 +7,7 @@
 folder=$(CDPATH="" cd "$1" && pwd) || exit
 CDPATH="" cd "$(dirname "$0")" || exit
 . scripts/set_up.sh
+set_up requirements.txt
 set_up requirements-small.txt
 set_up requirements-references.txt
 set_up requirements-data.txt
