@@ -24,6 +24,7 @@ from evaluation.eval_loop import (
 )
 from evaluation.query_record import BestMemes, QueryRecord
 from evaluation.significance import paired_bootstrap
+from modules.backbones.protocol import TextTokenizer
 from modules.ief_model import IEF
 from util import write_json
 
@@ -109,15 +110,17 @@ def word_weights(model: IEF, encoded: EncodedSplit, data: SplitData) -> list[lis
     if getattr(model.image_similarity, "word_weights", None) is None:
         return [[] for _ in range(len(data.queries))]
     tokenizer, weights = model.backbone.tokenizer, encoded.queries["word_weight"].float().cpu().numpy()
-    words = []
-    for query in range(len(data.queries)):
-        start = 0
-        of_query: list[tuple[str, float]] = []
-        for text, tokens in tokenizer.pieces(data.queries[query].tolist()):
-            of_query.append((text, float(weights[query, start : start + tokens].sum())))
-            start += tokens
-        words.append(of_query)
-    return words
+    rows = range(len(data.queries))
+    return [weights_of_pieces(tokenizer, data.queries[query].tolist(), weights[query]) for query in rows]
+
+
+def weights_of_pieces(tokenizer: TextTokenizer, ids: list[int], weights: np.ndarray) -> list[tuple[str, float]]:
+    """(text, weight) of each piece of a text with these token ids, of the weights of its tokens."""
+    pieces, start = [], 0
+    for text, tokens in tokenizer.pieces(ids):
+        pieces.append((text, float(weights[start : start + tokens].sum())))
+        start += tokens
+    return pieces
 
 
 def parameters(args: argparse.Namespace, model: nn.Module, trainer: Trainer | None) -> dict[str, int]:

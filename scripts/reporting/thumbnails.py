@@ -4,11 +4,11 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file
+from dataloaders.image_file import BadImage, ImageError, read_file
+from dataloaders.thumbnail import thumbnail
 
 SETTINGS = (  # longest side in pixels, WebP quality; the best first
     *((256, 65), (224, 60), (192, 55), (168, 50), (144, 45), (128, 40)),
@@ -16,7 +16,6 @@ SETTINGS = (  # longest side in pixels, WebP quality; the best first
 )
 SAMPLE = 64  # images that are tried in order to choose a setting
 MARGIN = 0.95  # of the budget is what the sample may promise to take: all images again would take long
-LONGEST_SHAPE = 3  # of an image which is longer than so many times its width, or wider, the beginning is shown
 
 
 def thumbnails(folder, names, budget, progress=True):
@@ -66,23 +65,3 @@ def _thumbnail_or_reason(path, side, quality):
         return str(error).removeprefix(f"{path}: ")
     except BadImage as error:
         return str(error)
-
-
-def thumbnail(data, side, quality):
-    """The WebP bytes of an image file's bytes, `side` pixels long at most. Raises BadImage."""
-    picture = first_picture(data, side)
-    height, width = picture.shape[:2]
-    picture = picture[: LONGEST_SHAPE * width, : LONGEST_SHAPE * height]
-    height, width = picture.shape[:2]
-    scale = min(1, side / max(height, width))
-    small = cv2.resize(
-        picture, (max(1, round(scale * width)), max(1, round(scale * height))), interpolation=cv2.INTER_AREA
-    )
-    return cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
-
-
-def first_picture(data, side):
-    """BGR pixels (H, W, 3), uint8, of what is seen first; a JPEG may be made smaller, but not than `side`."""
-    image = ImageFile(data)
-    longest = min(max(image.width, image.height), LONGEST_SHAPE * min(image.width, image.height))
-    return image.first(longest / side, colour=True)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dataloaders.thumbnail import first_picture
 from evaluation.query_record import QueryRecord
 from scripts.report import main
 from scripts.reporting import thumbnails as thumbnails_module
@@ -19,7 +20,7 @@ from scripts.reporting.chart import POINTS, thin, ticks
 from scripts.reporting.query_groups import by_emotion, by_number, by_script, groupings
 from scripts.reporting.shown_runs import read_runs, unusual_flags
 from scripts.reporting.tested_community import read_community
-from scripts.reporting.thumbnails import first_picture, thumbnails
+from scripts.reporting.thumbnails import thumbnails
 from tests.conftest import ROOT
 from tests.scripts.parsed_page import embedded_data, parsed
 from tests.scripts.run_folders import PATHS, community_relevance, evaluation, loss, write_community, write_run_on
