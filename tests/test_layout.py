@@ -18,14 +18,28 @@ MAY_IMPORT = {
     "engine": {"util", "metrics", "dataloaders", "modules", "evaluation"},
     "main_task_retrieval": {"util", "dataloaders", "modules", "engine"},
     "preprocess": {"util", "metrics", "dataloaders", "modules", "evaluation", "engine"},
+    "recommend": {
+        *("util", "dataloaders", "modules", "evaluation", "engine"),
+        *("preprocess.comparing.near_duplicates", "preprocess.comparing.perceptual_hash"),
+        *("preprocess.annotation.annotation_file", "preprocess.annotation.emotion_words"),
+        "preprocess.annotation.pictures",
+    },
     "benchmarks": {
-        *("util", "metrics", "dataloaders", "modules", "evaluation", "engine", "preprocess"),
+        *("util", "metrics", "dataloaders", "modules", "evaluation", "engine", "preprocess", "recommend"),
         "main_task_retrieval",
     },
     "scripts": {"util", "metrics", "dataloaders", "modules", "evaluation", "engine", "preprocess"},
 }
 OURS = {*MAY_IMPORT, "tests"}
-HINTED = ("util", "metrics", "modules", "engine", "evaluation", "dataloaders")  # as in pyproject.toml, [tool.mypy]
+HINTED = (
+    "util",
+    "metrics",
+    "modules",
+    "engine",
+    "evaluation",
+    "dataloaders",
+    "recommend",
+)  # as in pyproject.toml, [tool.mypy]
 EXCEPTION = ("metrics", "evaluation.metrics_command")  # main() alone: `python metrics.py` is what users type
 
 
