@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from util import InputError, Parser, ending_clearly, program
+from util import InputError, Parser, ending_clearly, first_line, program
 
 if TYPE_CHECKING:
     from recommend.recommender import Recommender
@@ -94,16 +94,27 @@ def index(args: argparse.Namespace) -> None:
     from recommend.model import ModelInUse
     from recommend.store import Store
 
-    failed = True
+    failed = tells = True
     try:
         gallery = Gallery(args.images, args.annotations, args.data_path)
         device = distributed.setup(chosen_device(args.device))
+        tells = distributed.is_main()
         model = ModelInUse(args.model, str(device))
         summary = update(args.out, model, gallery, args.fp32)
         failed = False
+    except (InputError, OSError):
+        if tells:
+            raise
+        sys.exit(1)  # the first process says what all of them have met
+    except RuntimeError as error:
+        if not distributed.lost_another(error):
+            raise
+        raise InputError(
+            f"another process has ended ({first_line(error)}); the same command goes on from here"
+        ) from None
     finally:
         distributed.tear_down(failed)
-    if not distributed.is_first_here():
+    if not tells:
         return
     for note in gallery.notes:
         print(note)

@@ -292,13 +292,12 @@ class _Update:
         self.writer.finish(np.array(self.live), {"memes": len(self.live), "has_text": self.has_text})
 
     def _dropped(self) -> int:
-        """How many memes of the last whole index are gone: their id and path are in the gallery no more."""
+        """How many memes of the last whole index are gone: no meme of the gallery has their id."""
         if not self.before:
             return 0
         old = Store.open(self.folder)
         new = Store(self.folder, {**self.writer.state, "live": None})
-        places = new.rows["place"][np.array(self.live)]
-        return int((~np.isin(old.rows["place"][old.live].view("S16"), places.view("S16"))).sum())
+        return int((~np.isin(old.rows["id"][old.live], new.rows["id"][np.array(self.live)])).sum())
 
 
 def prepare(path: Path, settings: ImageSettings) -> Prepared:

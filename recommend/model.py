@@ -38,8 +38,7 @@ class ModelInUse:
     def __init__(self, path: str | os.PathLike[str], device: str | None = None) -> None:
         """device: cpu, cuda or mps; None takes a GPU where there is one. InputError where it cannot be opened."""
         self.path = Path(path)
-        chosen = [] if device is None else ["--device", device]
-        self.args, given = parse_arguments(["--do_eval", "--init_model", str(path), "--output_dir", ".", *chosen])
+        self.args, given = parse_arguments(["--do_eval", "--init_model", str(path), "--output_dir", "."])
         saved = checkpoint.load(path)
         checkpoint.adopt_arguments(self.args, given, saved, path)
         check_settings(self.args, given)
@@ -219,11 +218,14 @@ class ModelInUse:
 
 def _device(name: str | None) -> torch.device:
     """The first GPU where there is one and nothing else is asked for. InputError where there is none such."""
-    if name == "cuda" and not torch.cuda.is_available():
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here")
-    if name == "mps" and not torch.backends.mps.is_available():
+    if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("--device mps: torch sees no GPU of Apple's here")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # single precision is that, in convolutions too
+    return device
 
 
 def to_rows(features: Mapping[str, torch.Tensor], valid: torch.Tensor) -> list[dict[str, np.ndarray]]:

@@ -49,6 +49,7 @@ ROW = np.dtype(
 )
 KINDS: dict[str, np.dtype[Any]] = {"half": np.dtype(np.float16), "full": np.dtype(np.float32)}
 COPIED = 4096  # rows that are copied at once
+FEW = 1000  # rows of no gallery that stay where they are
 
 
 class Damaged(InputError):
@@ -329,7 +330,7 @@ class Writer:
         """Make of the given rows the index that readers see. facts: what index.json says of it besides."""
         live = np.zeros(self.state["bytes"].get(ROWS, 0) // ROW.itemsize, bool)
         live[rows] = True
-        if len(live) - len(rows) > max(1000, len(rows) // 4):
+        if len(live) - len(rows) > max(FEW, len(rows) // 4):
             self._compact(np.flatnonzero(live))
             live = np.ones(len(rows), bool)
         data = self.folder / self.state["data"]
