@@ -1,8 +1,12 @@
-"""Queries against all rows of an index: scores (Q, rows), a block of rows at a time."""
+"""Queries against all rows of an index: scores (Q, rows), blocks of rows by several threads."""
 
 from __future__ import annotations
 
+import functools
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +25,49 @@ class TextScores(NamedTuple):
     qi: np.ndarray | None = None
 
 
-def score_rows(store: Store, device: torch.device, score: Callable[[Features], Features], queries: int) -> np.ndarray:
-    """What `score` gives for all rows as `fused`: (queries, rows) float32. score: features of M memes -> (Q, M)."""
-    scores = np.empty((queries, len(store.rows)), np.float32)
-    for rows, features in blocks(store, device):
-        scores[:, rows] = score(features)["fused"].float().cpu().numpy()
+def score_rows(
+    model: ModelInUse, store: Store, score: Callable[[Features], Features], queries: int
+) -> dict[str, np.ndarray]:
+    """What `score` gives for all rows: {name: (queries, rows) float32}. score: features of M memes -> {name: (Q, M)}.
+
+    On a CPU each thread takes a block at a time, and computes it alone: threads that share one wait for each other, for
+    long where other programs are at work.
+    """
+    scores: dict[str, np.ndarray] = {}
+
+    def score_block(start: int) -> None:
+        for rows, features in read_block(store, model.device, start):
+            for name, part in score(features).items():
+                if name not in scores:
+                    scores.setdefault(name, np.empty((queries, len(store.rows)), np.float32))
+                scores[name][:, rows] = part.float().cpu().numpy()
+
+    starts = range(0, len(store.rows), BLOCK)
+    if model.device.type != "cpu":
+        for start in starts:
+            score_block(start)
+    else:
+        for _ in _threads().map(score_block, starts):
+            pass
     return scores
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """As many threads as torch uses, each of which computes by itself."""
+    number = torch.get_num_threads()
+    all_there = threading.Barrier(number + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)  # of this thread
+        all_there.wait()
+
+    pool = ThreadPoolExecutor(number, "score", begin)
+    for _ in range(number):
+        pool.submit(time.sleep, 0)
+    all_there.wait()
+    torch.set_num_threads(number)  # of threads that begin from here on, which would take over the last one's
+    return pool
 
 
 def read_rows(store: Store, device: torch.device, rows: np.ndarray) -> Features:
@@ -34,31 +75,40 @@ def read_rows(store: Store, device: torch.device, rows: np.ndarray) -> Features:
     return store.features.read(rows, device, torch.float32)
 
 
-def blocks(store: Store, device: torch.device) -> Iterator[tuple[slice | np.ndarray, Features]]:
-    """Yield (rows, their features) of all rows, stills apart from animations. A block is valid until the next one.
+def read_block(store: Store, device: torch.device, start: int) -> Iterator[tuple[slice | np.ndarray, Features]]:
+    """Yield (rows, their features) of a block of rows, stills apart from animations.
 
-    Stills, which lie one after the other, are read into the same memory again and again.
+    Stills that lie one after the other are read into the same memory again and again, a thread's own: what is yielded
+    is valid until the thread's next one.
     """
-    buffers: Features = {}
     lengths, offsets = store.features.lengths, store.features.offsets
-    for start in range(0, len(store.rows), BLOCK):
-        stop = min(start + BLOCK, len(store.rows))
-        if offsets[stop] - offsets[start] == stop - start:  # each has one token
-            token = int(offsets[start])
-            features = {}
-            for name, array in store.features.arrays.items():
-                first = token if name.startswith("token") else start
-                part = torch.from_numpy(array[first : first + stop - start])
-                buffer = buffers.setdefault(name, torch.empty(BLOCK, *part.shape[1:], device=device))
-                copied = buffer[: len(part)].copy_(part)
-                features[name] = copied[:, None] if name.startswith("token") else copied
-            yield slice(start, stop), features
-            continue
-        for group in store.features.groups(np.arange(start, stop)):
-            some = max(1, BLOCK // int(lengths[group].max()))
-            for first in range(0, len(group), some):
-                rows = group[first : first + some]
-                yield rows, read_rows(store, device, rows)
+    stop = min(start + BLOCK, len(store.rows))
+    if offsets[stop] - offsets[start] == stop - start:  # each has one token
+        features = {}
+        for name, array in store.features.arrays.items():
+            first = int(offsets[start]) if name.startswith("token") else start
+            part = torch.from_numpy(array[first : first + stop - start])
+            copied = _buffer(name, part.shape[1:], device)[: len(part)].copy_(part)
+            features[name] = copied[:, None] if name.startswith("token") else copied
+        yield slice(start, stop), features
+        return
+    for group in store.features.groups(np.arange(start, stop)):
+        some = max(1, BLOCK // int(lengths[group].max()))
+        for first in range(0, len(group), some):
+            rows = group[first : first + some]
+            yield rows, read_rows(store, device, rows)
+
+
+def _buffer(name: str, width: torch.Size, device: torch.device) -> torch.Tensor:
+    """Memory of this thread for a block of a feature."""
+    buffers = _own.__dict__.setdefault("buffers", {})
+    buffer = buffers.get(name)
+    if buffer is None or buffer.shape != (BLOCK, *width) or buffer.device != device:
+        buffer = buffers[name] = torch.empty(BLOCK, *width, device=device)
+    return buffer
+
+
+_own = threading.local()
 
 
 def text_scores(model: ModelInUse, store: Store, queries: Features) -> TextScores:
@@ -66,16 +116,13 @@ def text_scores(model: ModelInUse, store: Store, queries: Features) -> TextScore
     count = len(queries["sentence"])
     if model.is_tight:
         return _reranked(model, store, queries)
-    return TextScores(score_rows(store, model.device, lambda features: model.scores(queries, features), count))
+    return TextScores(score_rows(model, store, lambda features: model.scores(queries, features), count)["fused"])
 
 
 def _reranked(model: ModelInUse, store: Store, queries: Features) -> TextScores:
     """`dp` ranks all memes, and the cross encoder scores the first ones, which come first: as in an evaluation."""
     count = len(queries["sentence"])
-    parts = {name: np.empty((count, len(store.rows)), np.float32) for name in ("qi", "qc")}
-    for rows, features in blocks(store, model.device):
-        for name, tensor in model.scores_before_reranking(queries, features).items():
-            parts[name][:, rows] = tensor.float().cpu().numpy()
+    parts = score_rows(model, store, lambda features: model.scores_before_reranking(queries, features), count)
     qi = np.where(store.live, parts["qi"], np.float32(-4))  # no row that is in no gallery is among the best
     top = min(model.args.rerank_top, len(store))
     for query in range(count):
@@ -89,7 +136,7 @@ def _reranked(model: ModelInUse, store: Store, queries: Features) -> TextScores:
 
 def picture_scores(model: ModelInUse, store: Store, picture: Features) -> np.ndarray:
     """Scores of an encoded meme and all rows: (1, rows) float32."""
-    return score_rows(store, model.device, lambda features: model.picture_scores(picture, features), 1)
+    return score_rows(model, store, lambda features: model.picture_scores(picture, features), 1)["fused"]
 
 
 def emotion_scores(store: Store, affinity: np.ndarray) -> np.ndarray:
