@@ -63,6 +63,8 @@ def steps(device):
         yield Step("training step, fp32, batch 4", ["benchmarks.train_step", *flags], 180)
     flags = ["--queries", "200", "--memes", "500", "--repeats", "1"] if small else []
     yield Step("similarity", ["benchmarks.similarity", *flags, *on, "--json"], 40)
+    flags = ["--memes", "2000" if small else "150000", "--duplicates"]
+    yield Step("searches", ["benchmarks.recommend", *flags, *on, "--json"], 60)
     flags = ["--queries", "100", "--memes", "5000", "--plain_queries", "4"] if small else []
     yield Step("full size", ["benchmarks.full_size", *flags, *on, "--json"], 120)
 

@@ -102,10 +102,12 @@ def memory_held(index):
     model = RandomModel("cpu")
     with tempfile.TemporaryDirectory() as folder:
         small = Store.open(write_index(Path(folder) / "small", 5000))
-        Recommender(small, model).search("0 12")  # what searching itself takes, threads and their buffers
+        Recommender(small, model).search(
+            "0 12", duplicates=True
+        )  # what searching itself takes, threads and their buffers
     before = own_memory()
     recommender = Recommender(Store.open(index), model)
-    recommender.search("1 12")
+    recommender.search("1 12", duplicates=True)
     return own_memory() - before
 
 
@@ -116,8 +118,13 @@ def plain_product(rows, memes, device):
     return seconds_of(lambda: torch.mm(a, b.T), 5, synchroniser(device)) * memes / count
 
 
-def measure(options, folder):
+def measure(options):
     """The benchmark's Figures."""
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        yield from measure_in(Path(folder), options)
+
+
+def measure_in(folder, options):
     device = options.device
     model = RandomModel(device)
     synchronise = synchroniser(device)
@@ -127,7 +134,8 @@ def measure(options, folder):
             held = alone.apply(memory_held, (str(index),))
         recommender = Recommender(Store.open(index), model)
         for words in (12, 32):
-            seconds = seconds_of(lambda r=recommender, w=words: r.search(f"1 {w}"), options.repeats, synchronise)
+            request = Request(f"1 {words}", duplicates=options.duplicates)
+            seconds = seconds_of(lambda r=recommender, q=request: r.search(q), options.repeats, synchronise)
             plain = plain_product(words, memes, device)
             yield Figure(
                 f"{memes:,} memes, a query of {words} words",
@@ -136,7 +144,7 @@ def measure(options, folder):
                 f"{seconds / plain:.1f} times as long",
             )
         for words in (12, 32):
-            requests = [Request(f"{number} {words}") for number in range(options.queries)]
+            requests = [Request(f"{n} {words}", duplicates=options.duplicates) for n in range(options.queries)]
             before_it = gemm_rate(device=device)
             seconds = seconds_of(lambda r=recommender, q=requests: r.search_many(q), options.repeats_many, synchronise)
             rate = max(before_it, gemm_rate(device=device))
@@ -160,7 +168,7 @@ def measure(options, folder):
 
 def agreement(half, full_index, queries):
     """How many of the first ten memes are the same in half and in single precision."""
-    requests = [Request(f"{number} 12") for number in range(queries)]
+    requests = [Request(f"{number} 12", duplicates=True) for number in range(queries)]
     full = Recommender(Store.open(full_index), half.model)
     answers = [
         [{meme.id for meme in answer} for answer in recommender.search_many(requests)] for recommender in (half, full)
@@ -181,12 +189,12 @@ def main(argv=None):
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--repeats_many", type=int, default=3)
+    parser.add_argument("--duplicates", action="store_true", help="show near-duplicates: needs no rapidfuzz")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", help="where the index is written, for a while; the default is the system's")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        show(describe(options.device), list(measure(options, Path(folder))), options.json)
+    show(describe(options.device), list(measure(options)), options.json)
 
 
 if __name__ == "__main__":

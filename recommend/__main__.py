@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SIGN = re.compile(r"[+-](\d+(?:\.\d*)?|\.\d+)?")
 SHOWN = 20  # of many images that are left out, as many are named
+NAMED = 5  # of the memes that are nearly the same
 QUERIES_AT_ONCE = 64
 
 
@@ -243,7 +244,8 @@ def lines(request: Request, answer: Answer) -> Iterator[str]:
             if told:
                 yield f"{'':35}  {' '.join(told.split())}"
         if meme.duplicates:
-            yield f"{'':35}  nearly the same, not shown: {', '.join(meme.duplicates)}"
+            more = f" and {len(meme.duplicates) - NAMED} more" if len(meme.duplicates) > NAMED else ""
+            yield f"{'':35}  nearly the same, not shown: {', '.join(meme.duplicates[:NAMED])}{more}"
 
 
 def export(args: argparse.Namespace) -> None:

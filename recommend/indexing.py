@@ -163,7 +163,10 @@ class _Update:
 
     def run(self) -> Summary:
         threads = max(1, (os.cpu_count() or 1) // processes_here())
-        with ThreadPoolExecutor(threads) as pool, tqdm(desc="memes", unit="meme", disable=not self.progress) as bar:
+        with (
+            ThreadPoolExecutor(threads) as pool,
+            tqdm(desc="memes", unit="meme", leave=False, disable=not self.progress) as bar,
+        ):
             todo = self._unknown(bar)
             while some := self._next(todo):
                 own = some[distributed.rank() :: distributed.world_size()]

@@ -9,32 +9,53 @@ from preprocess.comparing.near_duplicates import longest_quotation, near_duplica
 from recommend.store import Store
 from util import InputError
 
+AT_ONCE = 256  # rows that are compared with each other and the better ones
 
-def collapsed(store: Store, rows: Sequence[int], seen: Sequence[int]) -> tuple[list[int], dict[int, list[int]]]:
-    """Rows, best first -> (those that are nearly the same as no better one nor a seen one, {row: what it hides})."""
-    left_out = set(seen)
-    both = [*seen, *(row for row in rows if row not in left_out)]
-    phashes = [int(store.rows[row]["phash"]) for row in both]
-    texts = [
-        _compared(store.meme(row), phash, store.state["has_text"]) for row, phash in zip(both, phashes, strict=True)
-    ]
-    try:
-        pairs = near_duplicate_pairs(phashes, texts)
-    except InputError as error:
-        raise InputError(f"{error} (or show all, also what is nearly the same: --duplicates)") from None
-    like: dict[int, list[int]] = {}
-    for one, other in pairs.tolist():
-        like.setdefault(other, []).append(one)
-    stays = set(range(len(seen)))
-    shown, hidden = [], dict[int, list[int]]()
-    for place in range(len(seen), len(both)):
-        better = next((each for each in sorted(like.get(place, ())) if each in stays), None)
-        if better is None:
-            stays.add(place)
-            shown.append(both[place])
-        elif better >= len(seen):
-            hidden.setdefault(both[better], []).append(both[place])
-    return shown, hidden
+
+class Collapsing:
+    """Rows that come best first: `shown` are those that are nearly the same as no better one and no seen one.
+
+    hidden: {row that is shown: those that are nearly the same}.
+    """
+
+    def __init__(self, store: Store, seen: Sequence[int]) -> None:
+        self.store = store
+        self.shown: list[int] = []
+        self.hidden: dict[int, list[int]] = {}
+        self._seen = set(seen)
+        self._better = [self._facts(row) for row in seen]  # what a further row is compared with
+
+    def add(self, rows: Sequence[int]) -> None:
+        """The next rows. A seen one is passed over."""
+        left = [row for row in rows if row not in self._seen]
+        for start in range(0, len(left), AT_ONCE):
+            self._add([self._facts(row) for row in left[start : start + AT_ONCE]])
+
+    def _facts(self, row: int) -> tuple[int, int, str]:
+        """(row, hash, the text that is compared)"""
+        phash = int(self.store.rows[row]["phash"])
+        return row, phash, _compared(self.store.meme(row), phash, bool(self.store.state.get("has_text")))
+
+    def _add(self, some: list[tuple[int, int, str]]) -> None:
+        first = len(self._better)
+        both = [*self._better, *some]
+        try:
+            pairs = near_duplicate_pairs([phash for _, phash, _ in both], [text for *_, text in both])
+        except InputError as error:
+            raise InputError(f"{error} (or show all, also what is nearly the same: --duplicates)") from None
+        like: dict[int, list[int]] = {}
+        for one, other in pairs.tolist():
+            like.setdefault(other, []).append(one)
+        stays = set(range(first))
+        for place in range(first, len(both)):
+            row = both[place][0]
+            better = next((each for each in sorted(like.get(place, ())) if each in stays), None)
+            if better is None:
+                stays.add(place)
+                self.shown.append(row)
+                self._better.append(both[place])
+            elif both[better][0] not in self._seen:
+                self.hidden.setdefault(both[better][0], []).append(row)
 
 
 def _compared(meme: Meme, phash: int, has_text: bool) -> str:

@@ -18,11 +18,12 @@ from recommend import scoring
 from recommend.gallery import Gallery, path_within
 from recommend.indexing import prepared, update
 from recommend.model import Features, ModelInUse, to_rows
-from recommend.near_duplicates import collapsed
+from recommend.near_duplicates import Collapsing
 from recommend.request import Answer, Found, Request
 from recommend.store import Store
 from util import InputError
 
+LOOKED_AT = 50  # further memes at first, in case some are nearly the same
 SCORES_AT_ONCE = 2**24  # of texts and memes together: 64 MiB
 
 
@@ -257,23 +258,19 @@ class Recommender:
 
     def _choose(self, request: Request, total: np.ndarray, seen: list[int]) -> tuple[list[int], dict[int, list[int]]]:
         """(the rows to show, {row: those hidden under it})."""
-        wanted, gallery = request.top, len(self.store)
-        looked_at = min(gallery, wanted + len(seen) if request.duplicates else 4 * wanted + len(seen) + 50)
+        left_out, collapsing = set(seen), Collapsing(self.store, seen)
+        done, looked_at = 0, request.top + len(seen) + (0 if request.duplicates else LOOKED_AT)
         while True:
-            rows = best_rows(total, looked_at)
-            enough = len(rows) >= gallery
-            if request.min_score is not None:
-                passing = [row for row in rows if total[row] >= request.min_score]
-                enough |= len(passing) < len(rows)
-                rows = passing
+            rows = best_rows(total, min(looked_at, len(self.store)))
+            passing = [row for row in rows if request.min_score is None or total[row] >= request.min_score]
             if request.duplicates:
-                left = set(seen)
-                shown, hidden = [row for row in rows if row not in left], dict[int, list[int]]()
+                shown = [row for row in passing if row not in left_out]
             else:
-                shown, hidden = collapsed(self.store, rows, seen)
-            if enough or len(shown) >= wanted:
-                return shown[:wanted], hidden
-            looked_at = min(gallery, 4 * looked_at)
+                collapsing.add(passing[done:])
+                shown, done = collapsing.shown, len(passing)
+            if len(shown) >= request.top or len(passing) < len(rows) or len(rows) == len(self.store):
+                return shown[: request.top], collapsing.hidden
+            looked_at *= 4
 
     def _shown(self, part: _Part, rows: np.ndarray, notes: list[str]) -> dict[str, list[float | None]]:
         """{"qi", "qc": of each of the rows} of the part that is shown."""

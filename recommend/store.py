@@ -18,8 +18,9 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,29 @@ ROW = np.dtype(
 KINDS: dict[str, np.dtype[Any]] = {"half": np.dtype(np.float16), "full": np.dtype(np.float32)}
 COPIED = 4096  # rows that are copied at once
 FEW = 1000  # rows of no gallery that stay where they are
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(size) is int and size >= 0 for size in value.values())
+
+
+def _are_widths(value: Any) -> bool:
+    if not isinstance(value, dict) or not all(re.fullmatch("[a-z_]+", name) for name in value):
+        return False
+    widths = value.values()
+    return all(isinstance(of, list) and len(of) < 2 and all(type(n) is int and n > 0 for n in of) for of in widths)
+
+
+PARTS: dict[str, Callable[[Any], bool]] = {  # of index.json and progress.json: (whether a value is what it should be)
+    "data": lambda value: isinstance(value, str) and bool(re.fullmatch(r"data-\d{1,9}", value)),
+    "live": lambda value: value is None or (isinstance(value, str) and bool(re.fullmatch(r"live-\d{1,9}\.npy", value))),
+    "bytes": _are_sizes,
+    "features": _are_widths,
+    "turn": lambda value: type(value) is int,
+    "precision": lambda value: value in list(KINDS),
+    "images": lambda value: isinstance(value, str),
+    "model": lambda value: isinstance(value, dict) and all(isinstance(value.get(n), str) for n in ("path", "sha256")),
+}
 
 
 class Damaged(InputError):
@@ -97,13 +121,18 @@ def read_state(folder: Path, name: str) -> dict[str, Any]:
     state = read_json(folder / name, dict, "an index that `python -m recommend index` made")
     if state.get("format") != FORMAT:
         raise InputError(f"{folder / name}: found format {state.get('format')!r}, expected {FORMAT}: make it anew")
+    for part, is_right in PARTS.items():
+        if part not in state or not is_right(state[part]):
+            raise Damaged(f"{folder / name}: a damaged index: {part!r} is {str(state.get(part))[:50]}: make it anew")
     return state
 
 
 def newest_state(folder: Path) -> dict[str, Any]:
     """What a writer goes on from: an unfinished call's rows, else those of the index, else none."""
     states = {name: read_state(folder, name) for name in (INDEX, PROGRESS) if (folder / name).is_file()}
-    index = states.get(INDEX, {"format": FORMAT, "turn": 0, "data": "data-1", "bytes": {}, "features": {}})
+    index = states.get(
+        INDEX, {"format": FORMAT, "turn": 0, "data": "data-1", "bytes": {}, "features": {}, "live": None}
+    )
     progress = states.get(PROGRESS, index)
     return progress if progress["turn"] == index["turn"] else index  # one of an earlier turn was to be removed
 

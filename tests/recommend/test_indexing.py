@@ -208,6 +208,20 @@ def test_folders_that_are_no_index_are_refused(checkpoint_file, community, tmp_p
         (folder / "index.json").write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=message):
             Store.open(folder)
+    for part, value in (
+        ("data", "../data-1"),
+        ("live", "/etc/passwd"),
+        ("model", {}),
+        ("bytes", {"rows.bin": "1"}),
+        ("precision", []),
+        ("features", {"../a": [3]}),
+    ):
+        (folder / "index.json").write_text(json.dumps(json.loads(whole) | {part: value}), encoding="utf-8")
+        with pytest.raises(InputError, match=f"a damaged index: '{part}'"):
+            Store.open(folder)
+    (folder / "index.json").write_text(json.dumps(json.loads(whole) | {"live": "live-77.npy"}), encoding="utf-8")
+    with pytest.raises(InputError, match="damaged index"):
+        Store.open(folder)
     (folder / "index.json").write_text(whole, encoding="utf-8")
     with open(folder / "data-1" / "tokens.bin", "r+b") as file:
         file.truncate(10)

@@ -197,6 +197,25 @@ def group_of(groups, image_id):
     return next(group for group in groups if image_id in group)
 
 
+def test_many_copies_are_gone_through(place, recommender, monkeypatch):
+    """Where most of a gallery is nearly the same, what comes is what a comparison of all pairs leaves."""
+    from preprocess.comparing.near_duplicates import near_duplicate_pairs
+
+    monkeypatch.setattr("recommend.near_duplicates.AT_ONCE", 3)
+    monkeypatch.setattr("recommend.recommender.LOOKED_AT", 1)
+    everything = recommender.search(QUERY, top=1000, duplicates=True)
+    rows = [recommender.store.row_of(meme.id) for meme in everything]
+    pairs = near_duplicate_pairs(recommender.store.rows["phash"][rows], [meme.text for meme in everything])
+    like = {tuple(pair) for pair in pairs.tolist()}
+    shown: list[int] = []
+    for number in range(len(rows)):
+        if not any((better, number) in like for better in shown):
+            shown.append(number)
+    assert 5 < len(shown) < len(rows)
+    for top in (1, 4, len(shown), 1000):
+        assert [meme.id for meme in recommender.search(QUERY, top=top)] == [everything[i].id for i in shown[:top]]
+
+
 def test_several_requests_at_once_are_answered_as_one_by_one(recommender, monkeypatch):
     some = recommender.search(QUERY, top=2)
     requests = [
