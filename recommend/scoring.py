@@ -88,7 +88,7 @@ def read_block(store: Store, device: torch.device, start: int) -> Iterator[tuple
         for name, array in store.features.arrays.items():
             first = int(offsets[start]) if name.startswith("token") else start
             part = torch.from_numpy(array[first : first + stop - start])
-            copied = _buffer(name, part.shape[1:], device)[: len(part)].copy_(part)
+            copied = _buffer(name, part.shape[1:], device)[: len(part)].copy_(part.to(device))
             features[name] = copied[:, None] if name.startswith("token") else copied
         yield slice(start, stop), features
         return

@@ -29,6 +29,7 @@ from tests import tower_models
 from tests.engine.test_resume import run_and_die
 from tests.model_parts import batch_of, encoded, random_records, randomised, small_model, words_of
 from tests.processes import finish, program, ranks_environment, run_chains, start_process
+from tests.recommend.models import indexed, save_model
 from tests.tiny_community import Place, prepared, read_json, run
 
 pytestmark = pytest.mark.gpu
@@ -259,3 +260,19 @@ def test_an_evaluation_in_tiles_has_the_cpus_scores_and_its_own_ranks(device, pl
 def test_the_program_has_taken_the_device_that_is_there(place, runs):
     printed = runs["fp32"][0][1]
     assert f"1 process(es) on {'cuda' if HAS_GPU else 'cpu'}" in printed
+
+
+@pytest.mark.parametrize("name", ["wti", "tightTransf"])
+def test_64_searches_at_once_find_on_the_device_what_each_finds_on_the_cpu(tmp_path, name):
+    from recommend import Recommender, Request
+
+    place = Place(tmp_path / "place", train=1, val=1, test=3)
+    path = save_model(place, name, *SETTINGS.get(name, []))[0]
+    device = "cuda" if HAS_GPU else "cpu"
+    _, on_device = indexed(path, tmp_path / "index", device=device, data_path=place.data)
+    on_cpu = Recommender.open(tmp_path / "index", device="cpu")
+    requests = [Request(f"memes for number {number}", top=1000, duplicates=True) for number in range(64)]
+    for request, answer in zip(requests, on_device.search_many(requests), strict=True):
+        expected = {meme.id: meme.score for meme in on_cpu.search(request)}
+        assert {meme.id for meme in answer} == expected.keys()
+        assert all(abs(meme.score - expected[meme.id]) < SCORES["fp32"] for meme in answer)

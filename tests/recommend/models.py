@@ -11,7 +11,7 @@ from recommend.recommender import Recommender
 from tests.tiny_community import prepared
 
 
-def save_model(place, name, *flags, **community):
+def save_model(place, name, *flags):
     """(checkpoint, arguments, test split's data, model) of a random model that the flags describe."""
     args, data, model = prepared(place.flags("unused", *flags))
     path = place.folder / f"{name}.pt"
@@ -29,7 +29,7 @@ def only_test_split(place, folder):
     return folder
 
 
-def indexed(checkpoint_file, folder, images=None, full=True, **gallery):
+def indexed(checkpoint_file, folder, images=None, full=True, device="cpu", **gallery):
     """Bring the index in a folder up to date: (Summary, Recommender)."""
-    summary = update(folder, ModelInUse(checkpoint_file, "cpu"), Gallery(images, **gallery), full, progress=False)
-    return summary, Recommender.open(folder, device="cpu")
+    summary = update(folder, ModelInUse(checkpoint_file, device), Gallery(images, **gallery), full, progress=False)
+    return summary, Recommender.open(folder, device=device)

@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import math
+import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from recommend import Recommender, Request
+from recommend import Recommender, Request, scoring
 from recommend.recommender import best_rows
 from tests.recommend.models import indexed, save_model
 from tests.tiny_community import Place, write_csv, write_image
@@ -301,6 +303,27 @@ def test_an_index_is_exported_with_its_ids(recommender, tmp_path, monkeypatch):
         assert np.array_equal(arrays["tokens"][tokens], features["tokens"][0].numpy())
         assert np.array_equal(arrays["caption"][number], features["caption"][0].numpy())
         assert str(arrays["paths"][number]) == store.meme(row).image
+
+
+def test_several_threads_score_as_one_and_leave_torch_as_it_was(recommender, monkeypatch):
+    expected = recommender.search(QUERY, top=1000, duplicates=True)
+    monkeypatch.setattr(scoring, "BLOCK", 4)
+    before = torch.get_num_threads()
+    scoring._threads.cache_clear()
+    torch.set_num_threads(3)
+    try:
+        found = recommender.search(QUERY, top=1000, duplicates=True)
+        in_another = []
+        thread = threading.Thread(target=lambda: in_another.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert torch.get_num_threads() == in_another[0] == 3
+        assert scoring._threads()._max_workers == 3
+    finally:
+        torch.set_num_threads(before)
+        scoring._threads.cache_clear()
+    assert [meme.id for meme in found] == [meme.id for meme in expected]
+    assert np.allclose([meme.score for meme in found], [meme.score for meme in expected], atol=1e-6)
 
 
 def test_best_rows_are_those_of_a_sort():
