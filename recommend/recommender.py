@@ -89,16 +89,20 @@ class Recommender:
     def from_images(
         cls,
         model: str | os.PathLike[str],
-        images: str | os.PathLike[str],
+        images: str | os.PathLike[str] | None = None,
         annotations: str | os.PathLike[str] | None = None,
+        data_path: str | os.PathLike[str] | None = None,
         index: str | os.PathLike[str] | None = None,
         device: str | None = None,
     ) -> Recommender:
-        """Index a folder of images and open that. index: the folder for it; None: one that goes with this object."""
+        """Index a folder of images, or a community's (`data_path`), and open that: as `python -m recommend index`.
+
+        index: the folder for it, which is brought up to date; None: one that vanishes with this object.
+        """
         temporary = None if index is not None else tempfile.TemporaryDirectory(prefix="recommend-")
         folder = Path(index if index is not None else temporary.name if temporary else "")
         opened = ModelInUse(model, device)
-        update(folder, opened, Gallery(images, annotations), progress=False)
+        update(folder, opened, Gallery(images, annotations, data_path), progress=False)
         recommender = cls(Store.open(folder), opened)
         recommender._temporary = temporary
         return recommender
@@ -217,6 +221,8 @@ class Recommender:
         unknown = len(dict.fromkeys(request.seen)) - len(seen)
         if unknown:
             notes.append(f"{unknown:,} of the seen memes are not in the index")
+        if isinstance(request.like, str):
+            seen.append(self._row_of(request.like))  # who asks has it
         chosen, hidden = self._choose(request, total, seen)
         shown = self._shown(parts[0], np.array(chosen, np.int64), notes)
         below = self._share_below(total, total[chosen])

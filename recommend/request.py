@@ -22,10 +22,10 @@ Weighted = tuple[str, float]
 class Request:
     """A search. At least one of `text`, `like`, `plus`, `minus` and `emotion` is needed.
 
-    text: a sentence. like: memes like this one, which is one of the index by its id (str), a file (Path), or an image's
-    bytes. plus, minus: further sentences with weights above 0, which are added and taken away. emotion: memes whose
-    persons show it come first. seen: ids of memes that are not to come again. min_score: memes below it are left out.
-    duplicates: show memes that are nearly the same as one before.
+    text: a sentence. like: memes like this one, which is one of the index by its id (str; it does not come itself), a
+    file (Path), or an image's bytes. plus, minus: further sentences with weights above 0, which are added and taken
+    away. emotion: memes whose persons show it come first. seen: ids of memes that are not to come again. min_score:
+    memes below it are left out. duplicates: show memes that are nearly the same as one before.
 
     Parts join like this: the first of text, like, plus, minus and emotion that is given counts as it is. Of each
     further one the deviation from its mean over the gallery, brought to the first one's spread, is added, times its
