@@ -225,6 +225,8 @@ def as_json(request: Request, answer: Answer) -> str:
 
 def lines(request: Request, answer: Answer) -> Iterator[str]:
     """What the terminal shows of an answer."""
+    from dataloaders.cells import is_blank
+
     yield from answer.notes
     if answer.words:
         words = "  ".join(f"{text.strip()} {weight:.2f}" for text, weight in answer.words)
@@ -232,9 +234,15 @@ def lines(request: Request, answer: Answer) -> Iterator[str]:
     if not answer.memes:
         yield f"nothing was found among {answer.gallery:,} memes"
         return
-    alpha = answer[0].alpha
-    weights = f"score = {alpha:.2f} QI + {1 - alpha:.2f} QC; " if alpha is not None else ""
-    yield f"{weights}below: the share of the {answer.gallery:,} memes that score lower"
+    alpha, parts = answer[0].alpha, (not is_blank(request.text), request.like, *request.plus, *request.minus)
+    joined = sum(map(bool, (*parts, request.emotion))) > 1
+    weights = f"{alpha:.2f} QI + {1 - alpha:.2f} QC" if alpha is not None else ""
+    if joined:
+        of_first = weights and f", which counts as {weights}"
+        yield f"the score joins several parts; QI and QC are the first one's{of_first}"
+    elif weights:
+        yield f"score = {weights}"
+    yield f"below: the share of the {answer.gallery:,} memes that score lower"
     yield f"{'rank':>4} {'score':>7} {'below':>7} {'QI':>7} {'QC':>7}  file"
     for meme in answer:
         qi, qc = (f"{number:7.4f}" if number is not None else f"{'-':>7}" for number in (meme.qi, meme.qc))

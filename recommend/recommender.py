@@ -218,13 +218,12 @@ class Recommender:
         if not np.isfinite(total[self.store.live]).all():
             raise InputError("the model gives scores that are no numbers: it cannot be searched with")
         seen = [row for image_id in dict.fromkeys(request.seen) if (row := self.store.row_of(image_id)) is not None]
-        unknown = len(dict.fromkeys(request.seen)) - len(seen)
-        if unknown:
+        if unknown := len(set(request.seen)) - len(seen):
             notes.append(f"{unknown:,} of the seen memes are not in the index")
         if isinstance(request.like, str):
             seen.append(self._row_of(request.like))  # who asks has it
         chosen, hidden = self._choose(request, total, seen)
-        shown = self._shown(parts[0], np.array(chosen, np.int64), notes)
+        shown = self._shown(parts[0], np.array(chosen, np.int64))
         below = self._share_below(total, total[chosen])
         memes = []
         for rank, row in enumerate(chosen, start=1):
@@ -252,7 +251,7 @@ class Recommender:
         live = self.store.live
         first = parts[0]
         total = -first.scores if first.weight < 0 else first.scores.copy()
-        spread = float(first.scores[live].std())
+        spread = float(first.scores[live].std()) if len(parts) > 1 else 0.0
         for part in parts[1:]:
             own = part.scores[live]
             mean, deviation = float(own.mean()), float(own.std())
@@ -278,7 +277,7 @@ class Recommender:
                 return shown[: request.top], collapsing.hidden
             looked_at *= 4
 
-    def _shown(self, part: _Part, rows: np.ndarray, notes: list[str]) -> dict[str, list[float | None]]:
+    def _shown(self, part: _Part, rows: np.ndarray) -> dict[str, list[float | None]]:
         """{"qi", "qc": of each of the rows} of the part that is shown."""
         nothing: list[float | None] = [None] * len(rows)
         scores: Features = {}

@@ -62,6 +62,7 @@ def test_search_prints_ranks_scores_and_texts(place, capsys):
     out = printed(capsys, command(place, "search", "life is red", "--top", "3"))
     memes = Recommender.open(place.folder / "index", device="cpu").search("life is red", top=3)
     assert "weights of the words: <start>" in out
+    assert f"score = {memes[0].alpha:.2f} QI + {1 - memes[0].alpha:.2f} QC\n" in out
     for meme in memes:
         [line] = [line for line in out.splitlines() if str(meme.path) in line]
         assert line.split()[:5] == [
@@ -71,6 +72,8 @@ def test_search_prints_ranks_scores_and_texts(place, capsys):
         assert meme.caption in out
     out = printed(capsys, command(place, "search", "life is red", "--min_score", "50"))
     assert out.endswith("nothing was found among 32 memes\n")
+    out = printed(capsys, command(place, "search", "life is red", "+", "a ball", "--top", "1"))
+    assert "the score joins several parts; QI and QC are the first one's, which counts as" in out
 
 
 def test_search_prints_json_with_all_that_composes(place, tmp_path, capsys):

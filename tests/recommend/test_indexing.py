@@ -102,6 +102,28 @@ def test_what_is_no_more_in_use_is_removed_in_the_end(checkpoint_file, community
     assert {after.thumbnail(image_id) for image_id in expected} == {before.thumbnail(i) for i in expected}
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [("--sim_header", "tightTransf", "--cross_num_hidden_layers", "1", "--rerank_top", "3"), ("--branches", "qc")],
+)
+def test_memes_that_are_gone_have_no_part_in_a_search(place, community, tmp_path, flags):
+    path = save_model(place, flags[1], *flags)[0]
+    _, before = indexed(path, tmp_path / "index", data_path=community)
+    best = list(answers(before))[:4]  # with a cross encoder, those that it scores
+    for split in ("train", "val", "test"):
+        rows = [row for row in read_csv(community / f"{split}.csv") if row["image_id"] not in best]
+        for row in read_csv(community / f"{split}.csv"):
+            if row["image_id"] in best:
+                (community / "images" / row["image"]).unlink(missing_ok=True)
+        write_csv(community / f"{split}.csv", rows)
+    summary, after = indexed(path, tmp_path / "index", data_path=community)
+    assert summary.dropped == 4 and len(after.store.rows) == len(after) + 4
+    _, fresh = indexed(path, tmp_path / "fresh", data_path=community)
+    assert same(answers(after), answers(fresh)) and list(answers(after)) == list(answers(fresh))
+    shares = [[meme.below for meme in each.search("a red picture", top=60)] for each in (after, fresh)]
+    assert shares[0] == shares[1]
+
+
 def test_a_folder_of_images_is_enough(checkpoint_file, community, tmp_path):
     images = community / "images"
     (images / "a folder").mkdir()
