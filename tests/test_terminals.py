@@ -19,7 +19,7 @@ PROGRAMS = sorted(
     path
     for path in [
         *ROOT.glob("*.py"),
-        *(p for part in ("preprocess", "scripts", "benchmarks") for p in ROOT.glob(f"{part}/*.py")),
+        *(p for part in ("preprocess", "recommend", "scripts", "benchmarks") for p in ROOT.glob(f"{part}/*.py")),
     ]
     if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
 )
@@ -28,6 +28,7 @@ SHORTEST = {  # command lines that get as far as the first package
     "main_task_retrieval": ["--do_train", "--output_dir", "/nowhere"],
     "make_tables": [".", "--out", "/nowhere"],
     "report": ["."],
+    "__main__": ["search", "/nowhere", "a"],
     "reproduce": ["--communities", "demo", "--data_root", "DATA", "--out", "/nowhere/out"],
     "build_community": ["--records", "/nowhere", "--images", "/nowhere", "--out", "/nowhere"],
 }
