@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from scripts.reporting.markup import joined, tag
+from pages.markup import joined, tag
 
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 16, 36  # margins

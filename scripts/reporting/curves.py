@@ -1,7 +1,7 @@
 """The learning curves of runs: loss, retrieval on val, α."""
 
+from pages.markup import joined, tag
 from scripts.reporting.chart import Line, beside, histogram, line_chart, nothing, ticks
-from scripts.reporting.markup import joined, tag
 
 ON_VAL = ("mAP", "R@1", "R@5", "R@10")
 TITLES = {"fused": "fused", "qi": "QI", "qc": "QC"}

@@ -1,6 +1,6 @@
 """The gallery: what page.js shows of each query, and the controls to choose and order the queries."""
 
-from scripts.reporting.markup import joined, tag
+from pages.markup import joined, tag
 
 FURTHER = 12  # ranks of relevant memes below the best that are listed
 CAPTIONS, CAPTION_LENGTH = 6, 400  # of a meme, at most

@@ -1,18 +1,5 @@
-"use strict";
-
 const PAGE = 20;
-const data = JSON.parse(document.getElementById("data").textContent);
-const byId = (id) => document.getElementById(id);
-
-/** An element; children that are strings become text, so that nothing from the data is read as HTML. */
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value !== undefined && value !== null) made.setAttribute(key, value);
-  }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
+const data = JSON.parse(byId("data").textContent);
 
 /* ---- the gallery: which queries, in which order ---- */
 
@@ -107,18 +94,6 @@ function furtherRanks(ranks, count) {
   return `Further relevant memes are at ranks ${ranks.join(", ")}${rest}`;
 }
 
-/** WTI's words, shaded by their weights; the darkest shade is the largest weight of the query. */
-function weightedWords(words) {
-  const largest = Math.max(...words.map(([, weight]) => weight));
-  const pieces = words.map(([text, weight]) => {
-    const isMark = text === "<start>" || text === "<end>";
-    const piece = element("span", { title: `weight ${weight.toFixed(3)}`, "data-weight": weight.toFixed(3), class: isMark ? "mark" : null }, text.trimEnd());
-    piece.style.setProperty("--share", (0.6 * weight) / largest);
-    return [piece, isMark || text.endsWith(" ") ? " " : ""];
-  });
-  return element("p", { class: "words", dir: "auto" }, ...pieces.flat());
-}
-
 const picture = (meme) => (meme.picture === undefined || meme.picture === null ? null : `data:image/webp;base64,${data.pictures[meme.picture]}`);
 
 function memeButton([place, relevant, qi, qc], rank) {
@@ -141,78 +116,11 @@ function memeButton([place, relevant, qi, qc], rank) {
   return button;
 }
 
-/* ---- tips: of memes and of charts; under the mouse, on focus, or kept by a click ---- */
-
-const tip = byId("tip");
-let tipOwner = null;
-
-function memeTip(meme, source, ranks) {
-  const list = element("dl");
-  const add = (name, ...texts) => texts.length && list.append(element("dt", {}, name), ...texts.map((text) => element("dd", { dir: "auto" }, text)));
-  add(ranks, meme.id);
-  add("Captions", ...(meme.captions.length ? meme.captions : ["none"]));
-  add("Emotions", meme.emotions.length ? meme.emotions.join(", ") : "none");
-  if (meme.text.trim()) add("Text on the image", meme.text);
-  return source ? [element("img", { src: source, alt: "" }), list] : [list];
-}
-
-const withTip = (target) => (target instanceof Element ? target.closest(".meme, .spot") : null);
-
-function showTip(owner, pinned) {
-  hideTip();
-  tipOwner = owner;
-  tip.replaceChildren(...(owner.tip ? owner.tip() : [owner.dataset.tip]));
-  tip.classList.toggle("of-meme", Boolean(owner.tip));
-  tip.classList.toggle("pinned", pinned);
-  tip.hidden = false;
-  owner.setAttribute("aria-describedby", "tip");
-  owner.classList.add("shown");
-  const place = owner.getBoundingClientRect();
-  const width = document.documentElement.clientWidth;
-  const left = Math.min(Math.max(8, place.left), width - tip.offsetWidth - 8);
-  const below = place.bottom + 6 + tip.offsetHeight < innerHeight || place.top < tip.offsetHeight + 6;
-  tip.style.setProperty("--left", `${left + scrollX}px`);
-  const top = below ? place.bottom + 6 : place.top - 6 - tip.offsetHeight;
-  tip.style.setProperty("--top", `${top + scrollY}px`);
-}
-
-function hideTip() {
-  if (tipOwner) {
-    tipOwner.removeAttribute("aria-describedby");
-    tipOwner.classList.remove("shown");
-  }
-  tipOwner = null;
-  tip.hidden = true;
-  tip.classList.remove("pinned");
-}
-
-const isPinned = () => tip.classList.contains("pinned");
-
-document.addEventListener("pointerover", (event) => {
-  const owner = withTip(event.target);
-  if (event.pointerType !== "mouse" || isPinned() || owner === tipOwner) return;
-  if (owner) showTip(owner, false);
-  else hideTip();
-});
-document.addEventListener("focusin", (event) => {
-  const owner = withTip(event.target);
-  if (owner && owner.matches(":focus-visible")) showTip(owner, false);
-});
-document.addEventListener("focusout", () => isPinned() || hideTip());
-document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
-
 /* ---- what is clicked ---- */
 
 document.addEventListener("click", (event) => {
-  const owner = withTip(event.target);
-  if (owner) {
-    if (owner === tipOwner && isPinned()) hideTip();
-    else showTip(owner, true);
-    return;
-  }
-  if (!tip.contains(event.target)) hideTip();
   const button = event.target.closest("button");
-  if (!button) return;
+  if (!button || withTip(button)) return;
   if (button.id === "show-all") {
     showAll();
     showGallery();

@@ -2,21 +2,19 @@
 
 import base64
 import hashlib
-import json
 from pathlib import Path
 
+from pages import markup
+from pages.markup import Markup, embedded, tag
 from scripts.reporting.comparisons import comparisons
 from scripts.reporting.curves import alpha_distributions, curves
 from scripts.reporting.gallery import gallery, gallery_data
-from scripts.reporting.markup import Markup, tag
 from scripts.reporting.query_groups import groupings
 from scripts.reporting.sections import breakdown, facts, gains, results, worst
 from scripts.reporting.thumbnails import thumbnails
 
 LIMIT = 19_500_000  # bytes of the file
 ASSETS = Path(__file__).parent
-# What JSON may hold but a <script> element may not, and the two line ends that only JavaScript knows
-UNSAFE = "<>&\u2028\u2029"
 
 
 def page(runs, community, progress=True):
@@ -50,17 +48,13 @@ def page(runs, community, progress=True):
 
 def document(runs, community, sections, data):
     """The file. sections: [(id, heading, content)]; data: for page.js."""
-    css, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    checksum = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    css, code = markup.styles(ASSETS / "page.css"), markup.script(ASSETS / "page.js")
+    checksum = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     rules = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{checksum}'"
     names = ", ".join(run.name for run in runs)
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
+    head = markup.head(
+        f"{community.name}: {names}",
         tag("meta", http_equiv="Content-Security-Policy", content=rules),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{community.name}: {names}"),
         tag("style", Markup(css)),
     )
     links = [tag("a", heading, href=f"#{key}") for key, heading, _ in sections]
@@ -73,14 +67,6 @@ def document(runs, community, sections, data):
         tag("main", *notes, *parts),
         tag("div", id="tip", role="tooltip", hidden=True),
         tag("script", embedded(data), id="data", type="application/json"),
-        tag("script", Markup(script)),
+        tag("script", Markup(code)),
     )
-    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
-
-
-def embedded(data):
-    """JSON that is safe inside a <script> element."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in UNSAFE:
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
+    return markup.document(head, body)

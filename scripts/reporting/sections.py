@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scripts.reporting.markup import joined, tag
+from pages.markup import joined, tag
 from scripts.reporting.shown_runs import title, unusual_flags
 from scripts.reporting.weights import PARTS, gain_of_fusing, how_set
 

@@ -1,0 +1,25 @@
+"use strict";
+
+const byId = (id) => document.getElementById(id);
+
+/** An element; children that are strings become text, so that nothing from the data is read as HTML. */
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value !== undefined && value !== null) made.setAttribute(key, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+/** WTI's words, shaded by their weights; the darkest shade is the largest weight of the query. */
+function weightedWords(words) {
+  const largest = Math.max(...words.map(([, weight]) => weight));
+  const pieces = words.map(([text, weight]) => {
+    const isMark = text === "<start>" || text === "<end>";
+    const piece = element("span", { title: `weight ${weight.toFixed(3)}`, "data-weight": weight.toFixed(3), class: isMark ? "mark" : null }, text.trimEnd());
+    piece.style.setProperty("--share", (0.6 * weight) / largest);
+    return [piece, isMark || text.endsWith(" ") ? " " : ""];
+  });
+  return element("p", { class: "words", dir: "auto" }, ...pieces.flat());
+}

@@ -1,0 +1,66 @@
+/* ---- tips: of memes and of charts; under the mouse, on focus, or kept by a click ---- */
+
+const tip = byId("tip");
+let tipOwner = null;
+
+function memeTip(meme, source, ranks) {
+  const list = element("dl");
+  const add = (name, ...texts) => texts.length && list.append(element("dt", {}, name), ...texts.map((text) => element("dd", { dir: "auto" }, text)));
+  add(ranks, meme.id);
+  add("Captions", ...(meme.captions.length ? meme.captions : ["none"]));
+  add("Emotions", meme.emotions.length ? meme.emotions.join(", ") : "none");
+  if (meme.text.trim()) add("Text on the image", meme.text);
+  return source ? [element("img", { src: source, alt: "" }), list] : [list];
+}
+
+const withTip = (target) => (target instanceof Element ? target.closest(".meme, .spot") : null);
+
+function showTip(owner, pinned) {
+  hideTip();
+  tipOwner = owner;
+  tip.replaceChildren(...(owner.tip ? owner.tip() : [owner.dataset.tip]));
+  tip.classList.toggle("of-meme", Boolean(owner.tip));
+  tip.classList.toggle("pinned", pinned);
+  tip.hidden = false;
+  owner.setAttribute("aria-describedby", "tip");
+  owner.classList.add("shown");
+  const place = owner.getBoundingClientRect();
+  const width = document.documentElement.clientWidth;
+  const left = Math.min(Math.max(8, place.left), width - tip.offsetWidth - 8);
+  const below = place.bottom + 6 + tip.offsetHeight < innerHeight || place.top < tip.offsetHeight + 6;
+  tip.style.setProperty("--left", `${left + scrollX}px`);
+  const top = below ? place.bottom + 6 : place.top - 6 - tip.offsetHeight;
+  tip.style.setProperty("--top", `${top + scrollY}px`);
+}
+
+function hideTip() {
+  if (tipOwner) {
+    tipOwner.removeAttribute("aria-describedby");
+    tipOwner.classList.remove("shown");
+  }
+  tipOwner = null;
+  tip.hidden = true;
+  tip.classList.remove("pinned");
+}
+
+const isPinned = () => tip.classList.contains("pinned");
+
+document.addEventListener("pointerover", (event) => {
+  const owner = withTip(event.target);
+  if (event.pointerType !== "mouse" || isPinned() || owner === tipOwner) return;
+  if (owner) showTip(owner, false);
+  else hideTip();
+});
+document.addEventListener("focusin", (event) => {
+  const owner = withTip(event.target);
+  if (owner && owner.matches(":focus-visible")) showTip(owner, false);
+});
+document.addEventListener("focusout", () => isPinned() || hideTip());
+document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
+document.addEventListener("click", (event) => {
+  const owner = withTip(event.target);
+  if (!owner) {
+    if (!tip.contains(event.target)) hideTip();
+  } else if (owner === tipOwner && isPinned()) hideTip();
+  else showTip(owner, true);
+});
