@@ -2,6 +2,7 @@
 
 python -m recommend index --model runs/demo/checkpoint_best.pt --images DIR --out INDEX
 python -m recommend search INDEX "memes for when the deadline is tomorrow"
+python -m recommend serve INDEX
 python -m recommend export INDEX --out features.npz
 """
 
@@ -33,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     _add_index(commands.add_parser("index", help="make an index of a folder of memes, or bring it up to date"))
     _add_search(commands.add_parser("search", help="search an index by a sentence, a picture, an emotion"))
+    _add_serve(commands.add_parser("serve", help="a page, and a JSON API, to search an index in a browser"))
     _add_export(commands.add_parser("export", help="write an index's features and ids as .npz"))
     return parser
 
@@ -74,6 +76,14 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _add_device(parser)
 
 
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("index", metavar="INDEX")
+    parser.add_argument("--port", type=int, default=7860, help="0 takes one that is free (default: 7860)")
+    parser.add_argument("--host", default="127.0.0.1", help="another address lets others in (default: 127.0.0.1)")
+    parser.add_argument("--model", metavar="FILE", help="the index's checkpoint, where it has been moved")
+    _add_device(parser)
+
+
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", metavar="INDEX")
     parser.add_argument("--out", required=True, metavar="FILE", help="the .npz file")
@@ -83,7 +93,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     with ending_clearly("stopped; the same command goes on from here" if args.command == "index" else "stopped"):
-        {"index": index, "search": search, "export": export}[args.command](args)
+        {"index": index, "search": search, "serve": serve, "export": export}[args.command](args)
     return 0
 
 
@@ -254,6 +264,23 @@ def lines(request: Request, answer: Answer) -> Iterator[str]:
         if meme.duplicates:
             more = f" and {len(meme.duplicates) - NAMED} more" if len(meme.duplicates) > NAMED else ""
             yield f"{'':35}  nearly the same, not shown: {', '.join(meme.duplicates[:NAMED])}{more}"
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Answer on a page and by a JSON API, until Ctrl-C."""
+    try:
+        from recommend.serving import run
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "starlette", "uvicorn"):
+            raise
+        raise InputError(f"serve needs the package {error.name}: pip install -r requirements-serve.txt") from None
+    from recommend.recommender import Recommender
+
+    with run.listening(args.host, args.port) as bound:
+        recommender = Recommender.open(args.index, args.model, args.device)
+        if told := run.warning(args.host):
+            print(told, file=sys.stderr)
+        run.serve(recommender, bound, run.names_of(args.host))
 
 
 def export(args: argparse.Namespace) -> None:
