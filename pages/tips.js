@@ -18,7 +18,7 @@ const withTip = (target) => (target instanceof Element ? target.closest(".meme, 
 function showTip(owner, pinned) {
   hideTip();
   tipOwner = owner;
-  tip.replaceChildren(...(owner.tip ? owner.tip() : [owner.dataset.tip]));
+  tip.replaceChildren(...(owner.tip ? owner.tip(pinned) : [owner.dataset.tip]));
   tip.classList.toggle("of-meme", Boolean(owner.tip));
   tip.classList.toggle("pinned", pinned);
   tip.hidden = false;

@@ -50,7 +50,7 @@ class Guard:
         if not self._is_ours(host):
             names = ", ".join(sorted(self.names))
             await _refuse(with_headers, f"this server is not called {host[:100]!r}: ask for an address, or {names}")
-        elif scope["path"] not in FROM_OTHER_PAGES and headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
+        elif scope["path"] not in FROM_OTHER_PAGES and _from_another_page(headers, host):
             await _refuse(with_headers, "another web page may not ask here")
         else:
             await self.app(scope, receive, with_headers)
@@ -58,6 +58,14 @@ class Guard:
     def _is_ours(self, host: str) -> bool:
         name = host_name(host)
         return name in self.names or is_address(name)
+
+
+def _from_another_page(headers: dict[bytes, str], host: str) -> bool:
+    """What browsers say of who asks."""
+    origin = headers.get(b"origin")
+    return headers.get(b"sec-fetch-site") in ("cross-site", "same-site") or (
+        origin is not None and origin.partition("://")[2].lower() != host.lower()
+    )
 
 
 def host_name(host: str) -> str:

@@ -123,7 +123,8 @@ async function show({ focus, scroll = 0 } = {}) {
     return;
   }
   const started = performance.now();
-  const slow = setTimeout(() => busy(true), SLOW);
+  busy(true);
+  const waiting = setTimeout(() => slow(true), SLOW);
   const ticking = setInterval(() => tell(`searching, ${Math.round((performance.now() - started) / 1000)} s`), 1000);
   let answer = null;
   try {
@@ -132,7 +133,7 @@ async function show({ focus, scroll = 0 } = {}) {
     if (own.signal.aborted) return;
     fail(error instanceof Refused ? error.message : "The server does not answer. Does it still run?");
   } finally {
-    clearTimeout(slow);
+    clearTimeout(waiting);
     clearInterval(ticking);
   }
   if (running !== own) return;
@@ -168,8 +169,13 @@ async function fetched(signal) {
 const tell = (text) => (byId("status").textContent = text);
 
 function busy(is) {
-  byId("progress").hidden = !is;
   byId("results").setAttribute("aria-busy", String(is));
+  if (!is) slow(false);
+}
+
+function slow(is) {
+  byId("progress").hidden = !is;
+  byId("results").classList.toggle("slow", is);
   if (is) tell("searching …");
 }
 
