@@ -73,13 +73,21 @@ set_up_for() {
 
 # named_towers FLAGS: sets towers to the last --pretrained_clip_name of a command line
 named_towers() {
-  towers=
+  last_value --pretrained_clip_name "$@"
+  towers=$value
+}
+
+# last_value FLAG FLAGS: sets value to the last one that a command line gives to a flag, to nothing if it has none
+last_value() {
+  wanted=$1
+  value=
   previous=
+  shift
   for flag in "$@"; do
     case $flag in
-      --pretrained_clip_name=*) towers=${flag#*=} ;;
+      "$wanted="*) value=${flag#*=} ;;
     esac
-    [ "$previous" != --pretrained_clip_name ] || towers=$flag
+    [ "$previous" != "$wanted" ] || value=$flag
     previous=$flag
   done
 }

@@ -12,7 +12,7 @@ import numpy as np
 
 from dataloaders.image_file import BadImage, ImageFile, kind_of
 from recommend.recommender import Recommender
-from recommend.request import Request, Weighted
+from recommend.request import Found, Request, Weighted
 from util import InputError
 
 MAX_UPLOAD = 20 * 2**20  # bytes of a picture that is searched by
@@ -27,18 +27,25 @@ class NotThere(InputError):
 
 
 def search(recommender: Recommender, request: Request) -> dict[str, Any]:
-    """The answer as JSON has it. `like`: the id of the picture, where it is one of the index."""
+    """The answer as JSON has it. `like`: the id of the meme or the picture, where it is one of the index."""
     like = request.like
     if isinstance(like, bytes):
-        check_picture(like)
         row = recommender.store.row_of_file(hashlib.sha256(like).digest())
-        like = recommender.store.meme(row).image_id if row is not None else None
-    answer = recommender.search(request)
-    memes = [_as_json(meme, recommender.images) for meme in answer]
-    return {"like": like, "words": answer.words, "gallery": answer.gallery, "notes": answer.notes, "memes": memes}
+        if row is None:
+            check_picture(like)
+        else:
+            like = recommender.store.meme(row).image_id
+    answer = recommender.search(dataclasses.replace(request, like=like))
+    return {
+        "like": like if isinstance(like, str) else None,
+        "words": answer.words,
+        "gallery": answer.gallery,
+        "notes": answer.notes,
+        "memes": [_as_json(meme, recommender.images) for meme in answer],
+    }
 
 
-def _as_json(meme: Any, images: Path) -> dict[str, Any]:
+def _as_json(meme: Found, images: Path) -> dict[str, Any]:
     known = dataclasses.asdict(meme)
     path = Path(known["path"])
     known["path"] = path.relative_to(images).as_posix() if path.is_relative_to(images) else path.name

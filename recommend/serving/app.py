@@ -135,8 +135,8 @@ def build_app(recommender: Recommender, names: Collection[str] = ()) -> ASGIApp:
     @app.post("/api/search", summary="Search by a picture, and all else")
     async def search_by_picture(asked: Asked, request: Annotated[Request, Depends(wanted)]) -> Response:
         """Memes like the picture whose file is the body of the request, at most 20 MiB and 50 million pixels. It is
-        not stored. The options are those of `GET /api/search`, without `like`; of a picture that is in the index, the
-        answer's `like` is its id."""
+        not stored. The options are those of `GET /api/search`, without `like`. A picture that is in the index is taken
+        for the meme that it is: the answer's `like` is its id, and it does not come itself."""
         if request.like is not None:
             raise InputError("like and a picture: one of them")
         async with server.uploads:

@@ -17,12 +17,6 @@ const without = (name, value) => {
   return wanted;
 };
 
-const withoutLike = () => {
-  const wanted = without("seen", asked.get("like"));
-  wanted.delete("like");
-  return wanted;
-};
-
 /** Go to another search; the back button leads to this one. */
 function go(wanted, focus) {
   history.replaceState({ ...history.state, scroll: scrollY }, "");
@@ -92,11 +86,11 @@ function chosen() {
   };
   const items = [];
   const like = asked.get("like");
-  if (like) items.push(item("like this one", thumbnail(like), withoutLike()));
+  if (like) items.push(item("like this one", thumbnail(like), without("like")));
   const picture = pictures.get(asked.get("picture"));
   if (picture) items.push(item("like your picture", picture.address, without("picture")));
   if (asked.get("emotion")) items.push(item(`prefers: ${asked.get("emotion")}`, null, without("emotion")));
-  const seen = asked.getAll("seen").filter((id) => id !== like).length;
+  const seen = asked.getAll("seen").length;
   if (seen) items.push(item(`${seen} left out`, null, without("seen")));
   return items;
 }
@@ -286,7 +280,7 @@ function searchBy(file) {
   }
   const key = String(pictures.size + 1);
   pictures.set(key, { file, address: URL.createObjectURL(file) });
-  const wanted = withoutLike();
+  const wanted = without("like");
   wanted.set("picture", key);
   go(wanted, byId("status"));
 }
@@ -347,9 +341,8 @@ function prefer(word) {
   go(wanted, byId("status"));
 }
 
-/** Memes like one, which itself is left out. */
 function moreLike(id) {
-  go(new URLSearchParams({ like: id, seen: id }), byId("status"));
+  go(new URLSearchParams({ like: id }), byId("status"));
 }
 
 function act(kind, button, id) {

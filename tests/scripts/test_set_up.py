@@ -39,6 +39,7 @@ case "$*" in
     status=$(cat "$FOLDER/pip_status" 2>/dev/null || echo 0)
     [ "$status" = 0 ] && : >"$FOLDER/missing"
     exit "$status" ;;
+  *main_task_retrieval.py*) exit "$(cat "$FOLDER/train" 2>/dev/null || echo 0)" ;;
   *device_count*) cat "$FOLDER/gpus" ;;
   *"-m ruff"*) exit "$(cat "$FOLDER/ruff_$3" 2>/dev/null || echo 0)" ;;
   *"-m mypy"*) exit "$(cat "$FOLDER/mypy" 2>/dev/null || echo 0)" ;;
@@ -372,10 +373,26 @@ def test_the_linter_and_the_type_checker_can_fail(machine, command):
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_demo(machine, shell):
     machine.activate()
-    assert machine.script("co_train_demo.sh", "--epochs", "1", shell=shell).returncode == 0
-    demo, train = machine.calls()[-2:]
-    assert demo == ["-m", "preprocess.make_demo", "--out", "data/demo"]
-    assert train[:2] == ["main_task_retrieval.py", "--do_train"] and train[-2:] == ["--epochs", "1"]
+    for flags, folder in ((["--epochs", "1"], "runs/demo"), (["--output_dir=b", "--output_dir", "a b"], "a b")):
+        before = machine.root / folder / "index"
+        before.mkdir(parents=True)
+        result = machine.script("co_train_demo.sh", *flags, shell=shell)
+        assert result.returncode == 0
+        demo, train, index = machine.calls()[-3:]
+        assert demo == ["-m", "preprocess.make_demo", "--out", "data/demo"]
+        assert train[:2] == ["main_task_retrieval.py", "--do_train"] and train[-len(flags) :] == flags
+        assert index[:3] == ["-m", "recommend", "index"] and option(index, "--data_path") == "data/demo"
+        assert (
+            option(index, "--model") == f"{folder}/checkpoint_best.pt" and option(index, "--out") == f"{folder}/index"
+        )
+        assert result.stdout.endswith(f" -m recommend serve {folder}/index\n") and not before.exists()
+
+
+def test_the_demo_s_index_needs_its_training(machine):
+    machine.activate()
+    machine.write("train", "3")
+    assert machine.script("co_train_demo.sh").returncode == 3
+    assert machine.calls("recommend") == []
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
@@ -434,7 +451,7 @@ def test_what_the_named_towers_need_is_installed(machine, shell, flags, files):
     for script, environment in (("co_train_demo.sh", {}), ("co_train_english_memes.sh", {"DATA_PATH": str(folder)})):
         assert machine.script(script, *flags, shell=shell, **environment).returncode == 0
         asked = [call[-1] for call in machine.calls("missing_packages")]
-        assert asked == ["requirements.txt", *files]
+        assert asked == ["requirements.txt", *files, *(["requirements-serve.txt"] if "demo" in script else [])]
         assert all((ROOT / file).is_file() for file in asked)
 
 
