@@ -24,6 +24,12 @@ function showTip(owner, pinned) {
   tip.hidden = false;
   owner.setAttribute("aria-describedby", "tip");
   owner.classList.add("shown");
+  placeTip(owner);
+  for (const image of tip.querySelectorAll("img")) image.addEventListener("load", () => owner === tipOwner && placeTip(owner));
+}
+
+/** Below its owner, or above it where there is more room. */
+function placeTip(owner) {
   const place = owner.getBoundingClientRect();
   const width = document.documentElement.clientWidth;
   const left = Math.min(Math.max(8, place.left), width - tip.offsetWidth - 8);

@@ -203,14 +203,18 @@ function nothing(answer) {
 function how(answer) {
   const parts = answer.notes.map((note) => element("p", { class: "note", dir: "auto" }, note));
   if (answer.words.length) parts.push(weightedWords(answer.words));
-  const alpha = answer.memes[0]?.alpha ?? null;
-  const told = [];
-  if (answer.words.length) told.push("The darker a word, the more it counts in QI.");
-  if (alpha !== null) told.push(`Score = ${alpha.toFixed(2)} QI (the picture with its emotions) + ${(1 - alpha).toFixed(2)} QC (its captions).`);
-  if (["plus", "minus", "emotion"].some((name) => asked.get(name)) || (asked.get("text") && (asked.get("like") || asked.get("picture"))))
-    told.push("What is asked for further is added to it; QI and QC are those of the first part alone.");
-  if (answer.memes.length) told.push("Above: the share of the memes that score lower.");
-  if (told.length) parts.push(element("p", { class: "quiet" }, told.join(" ")));
+  if (!answer.memes.length) return parts;
+  const alpha = answer.memes[0].alpha;
+  const told = ["Above: the share of the memes that score lower."];
+  if (answer.words.length) told.unshift("The darker a word, the more it counts in QI.");
+  if (alpha !== null) told.unshift("QI compares with the picture and its emotions, QC with its captions.");
+  const picture = asked.has("like") || asked.has("picture");
+  const joined = [...["plus", "minus"].flatMap((name) => asked.getAll(name)), asked.get("text"), asked.get("emotion"), picture].filter(Boolean).length > 1;
+  if (joined) told.push("QI, QC and their weights are those of the first part.");
+  const weights = alpha === null ? "" : `${alpha.toFixed(2)} QI + ${(1 - alpha).toFixed(2)} QC`;
+  const further = joined ? `${weights && ", "}joined with what else is asked for` : "";
+  const formula = weights || further ? `Score = ${weights}${further}` : "What the numbers are";
+  parts.push(element("details", {}, element("summary", {}, formula), element("p", { class: "quiet" }, told.join(" "))));
   return parts;
 }
 
@@ -244,13 +248,13 @@ function card(meme) {
       { class: "actions" },
       action("more-like", "More like this", meme),
       action("copy", "Copy", meme),
-      action("leave-out", "Not again", meme),
+      action("leave-out", "Hide", meme, "do not show it again"),
     ),
   );
 }
 
-const action = (kind, label, meme) =>
-  element("button", { type: "button", class: `link ${kind}`, "data-action": kind, "aria-label": `${label}: rank ${meme.rank}` }, label);
+const action = (kind, label, meme, title) =>
+  element("button", { type: "button", class: `link ${kind}`, "data-action": kind, title, "aria-label": `${label}: rank ${meme.rank}` }, label);
 
 /** An emotion, which a click prefers; one that the model does not know is only shown. */
 function chip(word) {
@@ -262,7 +266,7 @@ function chip(word) {
 /** What stands there before anything is asked. */
 function start() {
   const parts = [
-    element("p", { class: "quiet" }, "Type what the meme is for. Or drop a picture on this page, or paste one, to find memes like it."),
+    element("p", { class: "quiet" }, "Type what the meme is for. Or choose, drop or paste a picture, to find memes like it."),
   ];
   if (data.frequent_emotions.length) {
     parts.push(element("h2", {}, "Or an emotion"), element("div", { class: "chips" }, ...data.frequent_emotions.map(chip)));

@@ -44,6 +44,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 def serve(recommender: Recommender, bound: socket.socket, names: Collection[str] = ()) -> None:
     """Answer until Ctrl-C, which raises KeyboardInterrupt once the last answers are out."""
+    recommender.search("a first search, which loads what searches need", top=1)
     make_server(recommender, names).run(sockets=[bound])
 
 
