@@ -155,7 +155,7 @@ def test_an_emotion_and_back(opened, recommender):
 def test_a_link_holds_the_query(opened, recommender):
     page = opened()
     search(page)
-    page.locator("summary").click()
+    page.locator("#options > summary").click()
     page.click("#add")
     page.keyboard.type("a blue picture & more")
     page.locator(".part select").select_option("minus")
@@ -306,7 +306,7 @@ def test_a_slow_search_shows_that_it_goes_on(opened):
 def test_a_phone(opened, scheme):
     page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True, color_scheme=scheme)
     search(page, HOSTILE[4])
-    page.locator("summary").click()
+    page.locator("#options > summary").click()
     page.click("#add")
     wide = """() => [...document.querySelectorAll("body *")].filter((element) =>
         !element.closest(".unseen") && element.getBoundingClientRect().right > innerWidth + 0.5)
@@ -352,7 +352,7 @@ def test_contrast_and_labels(opened, scheme):
     search(page)
     page.locator("#memes .chip").first.click()
     page.locator("#chosen li").first.wait_for()
-    page.locator("summary").click()
+    page.locator("#options > summary").click()
     page.click("#add")
     low = {name: ratio for name, ratio in page.evaluate(CONTRASTS).items() if ratio < 4.5}  # WCAG 2, level AA
     assert low == {}
