@@ -16,6 +16,6 @@ esac
   $fresh --pretrained_clip_name ViT-tiny/8 --epochs 12 --batch_size 64 --lr 1e-3 "$@" || exit
 last_value --output_dir "$@"
 run=${value:-runs/demo}
-rm -rf "$run/index" # it is of the model before, if there is one
+[ ! -f "$run/index/index.json" ] || rm -rf "$run/index" # of the model before
 "$PYTHON" -m recommend index --model "$run/checkpoint_best.pt" --data_path data/demo --out "$run/index" || exit
 echo "Ask it for a meme: $PYTHON -m recommend serve $run/index"
