@@ -16,6 +16,8 @@ esac
   $fresh --pretrained_clip_name ViT-tiny/8 --epochs 12 --batch_size 64 --lr 1e-3 "$@" || exit
 last_value --output_dir "$@"
 run=${value:-runs/demo}
-[ ! -f "$run/index/index.json" ] || rm -rf "$run/index" # of the model before
+for file in index.json progress.json; do # of the model before; a folder that is no index stays
+  [ ! -f "$run/index/$file" ] || rm -rf "$run/index"
+done
 "$PYTHON" -m recommend index --model "$run/checkpoint_best.pt" --data_path data/demo --out "$run/index" || exit
 echo "Ask it for a meme: $PYTHON -m recommend serve $run/index"

@@ -373,9 +373,14 @@ def test_the_linter_and_the_type_checker_can_fail(machine, command):
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_demo(machine, shell):
     machine.activate()
-    for flags, folder in ((["--epochs", "1"], "runs/demo"), (["--output_dir=b", "--output_dir", "a b"], "a b")):
+    for flags, folder, file in (
+        (["--epochs", "1"], "runs/demo", "index.json"),
+        (["--output_dir=b", "--output_dir", "a b"], "a b", "progress.json"),
+        (["--output_dir", "c"], "c", "mine.txt"),
+    ):
         before = machine.root / folder / "index"
         before.mkdir(parents=True)
+        (before / file).touch()
         result = machine.script("co_train_demo.sh", *flags, shell=shell)
         assert result.returncode == 0
         demo, train, index = machine.calls()[-3:]
@@ -385,7 +390,8 @@ def test_demo(machine, shell):
         assert (
             option(index, "--model") == f"{folder}/checkpoint_best.pt" and option(index, "--out") == f"{folder}/index"
         )
-        assert result.stdout.endswith(f" -m recommend serve {folder}/index\n") and not before.exists()
+        assert result.stdout.endswith(f" -m recommend serve {folder}/index\n")
+        assert before.exists() == (file == "mine.txt")
 
 
 def test_the_demo_s_index_needs_its_training(machine):
