@@ -704,7 +704,8 @@ def test_after_a_kill_the_next_call_goes_on(many, tmp_path, whom):
         process.kill()
     process.communicate()  # the others have its stderr too: returns when all have ended
     there = {path.name: path.stat().st_mtime_ns for path in (out / "images").glob("*/*.jpg")}
-    assert 0 < len(there) < 750 and not (out / "test.csv").exists()
+    finished = 750 if whom == "all" else 751  # the others may have drawn all that they were given before they ended
+    assert 0 < len(there) < finished and not (out / "test.csv").exists()
     manifest = imgflip.make_community(checkout, out, size=200)
     assert manifest["drawn"] == 750 - len(there)
     assert contents(out) == contents(one)
