@@ -37,7 +37,8 @@ both="memecap_meaning memecap_title"
 for source in caption text; do
   reproduce $source "$both" "bm25 sentence_encoder ief_qc" -- --epochs 10 --caption_source $source
 done
-reproduce both "$both" "bm25 sentence_encoder drl_wti ief ief_plus ief_qi ief_qc" -- \
+# without emotions IEF over both is IEF plus
+reproduce both "$both" "bm25 sentence_encoder drl_wti ief ief_qi ief_qc" -- \
   --epochs 10 --caption_source both --emotion_fusion none
 # an epoch with emotions in the image asks the image tower for every meme, hence fewer
 reproduce emotions memecap_meaning "sentence_encoder ief ief_no_emotions ief_emotion_coarse" -- --epochs 5 --caption_source both

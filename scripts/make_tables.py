@@ -95,7 +95,7 @@ def make_tables(
     for name, (columns, rows) in files.items():
         csv_files.write(out / name, columns, rows)
     for table in tables:
-        if table.name == "main" or (table.name in SHOWN and len(table.absent) < len(present)):
+        if table.name in SHOWN and (table.sections or table is tables[0]):
             for line in markdown.terminal(table, SHOWN[table.name]):
                 print(line)
     print(f"\nwritten to {out}: tables.md, {', '.join(f'{table.name}.tex' for table in tables)}, {', '.join(files)}")

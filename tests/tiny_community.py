@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 
+from dataloaders.communities import SPLITS
 from engine.arguments import parse_arguments
 from modules.backbones.openai import CLIP, ClipSizes
 from tests.model_parts import write_archive
@@ -116,6 +117,11 @@ def write_csv(path, rows, columns=COLUMNS):
 def read_csv(path):
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def rows_of(folder):
+    """{split: the rows of its CSV} of a community."""
+    return {split: read_csv(folder / f"{split}.csv") for split in SPLITS}
 
 
 @functools.cache

@@ -1,6 +1,5 @@
 """A community out of the data set ImgFlip575K: which memes are used, how they are split and drawn, resuming, errors."""
 
-import csv
 import itertools
 import json
 import os
@@ -38,6 +37,7 @@ from tests.preprocess.imgflip_checkout import (
     write,
     write_checkout,
 )
+from tests.tiny_community import rows_of
 from util import InputError
 
 BLOCKED = BlockedWords()
@@ -54,14 +54,6 @@ def communities(checkout, tmp_path_factory):
     """kind -> (folder, what the manifest says)."""
     folder = tmp_path_factory.mktemp("communities")
     return {kind: (folder / kind, imgflip.make_community(checkout, folder / kind, kind, size=96)) for kind in KINDS}
-
-
-def rows_of(folder):
-    read = {}
-    for split in SPLITS:
-        with open(folder / f"{split}.csv", encoding="utf-8", newline="") as file:
-            read[split] = list(csv.DictReader(file))
-    return read
 
 
 def contents(folder):

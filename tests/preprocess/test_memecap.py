@@ -1,6 +1,5 @@
 """A community out of the data set MemeCap: queries, pictures, splits, what is read, resuming, errors, the command."""
 
-import csv
 import json
 import os
 import shlex
@@ -20,6 +19,7 @@ from preprocess.posted import pictures, reading
 from preprocess.posted.queries import without_opening
 from tests.conftest import ROOT
 from tests.preprocess.build_inputs import picture, slow_edit_distance, slow_groups, write_picture
+from tests.tiny_community import read_csv, rows_of
 from util import InputError
 
 OPENED = {
@@ -93,14 +93,6 @@ def filled(source, count=20):
     for number in range(count):
         source.post(f"p{number}")
     return source
-
-
-def rows_of(folder):
-    read = {}
-    for split in SPLITS:
-        with open(folder / f"{split}.csv", encoding="utf-8", newline="") as file:
-            read[split] = list(csv.DictReader(file))
-    return read
 
 
 def all_rows(folder):
@@ -240,8 +232,7 @@ def test_pictures_under_any_name_and_what_has_none(source, tmp_path):
     assert images["unnamed"] == "memes_unnamed.png" and images["7"] == "memes_7.png"
     assert "absent" not in images and "meaningless" not in images and "untitled" in images
     assert manifest["left out"] == {"no picture": 1, "no meaning": 1}
-    with open(tmp_path / "out" / "dropped.csv", encoding="utf-8", newline="") as file:
-        assert [row["reason"] for row in csv.DictReader(file)] == ["no picture", "no meaning"]
+    assert [row["reason"] for row in read_csv(tmp_path / "out" / "dropped.csv")] == ["no picture", "no meaning"]
     assert source.make(tmp_path / "titles", "title")["left out"] == {"no picture": 1, "no title": 1}
 
 
