@@ -341,7 +341,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         type=non_negative,
         help="towers train at lr * coef_lr; the default is 1e-3, from scratch 1 (the published script left it out: 1)",
     )
-    group.add_argument("--fusion_lr", type=non_negative, default=1e-2, help="of the weights of QI and QC")
+    group.add_argument("--fusion_lr", type=non_negative, default=1e-2, help="of the weights of QI and QC, of weight_l's")
     group.add_argument(
         "--weight_decay", type=non_negative, default=0.2, help="AdamW's; not of biases, norms, logit scale, weights"
     )
@@ -502,12 +502,20 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[
     for flag in ("clip_activation", "clip_heads"):
         yield from only_with(flag, source == "openai", "a weights file in OpenAI's layout")
     yield from only_with("text_pool_type", caption, "the branch qc")
-    for flag in ("fusion", "fusion_data", "loss_weights", "fusion_lr"):
+    weighs_captions = caption and args.text_pool_type == "weight_l"  # its logits move at --fusion_lr, too
+    for flag in ("fusion", "fusion_data", "loss_weights"):
         yield from only_with(flag, two, "both branches (--branches qi_qc)")
+    yield from only_with(
+        "fusion_lr", two or weighs_captions, "both branches (--branches qi_qc) or --text_pool_type weight_l"
+    )
     for flag in ("caption_source", "max_caption_words", "max_captions"):
         yield from only_with(flag, reads_captions(args), "anything that reads captions")
-    for flag in ("fusion_lr", "fusion_data"):
-        yield from only_with(flag, args.fusion != "fixed", "--fusion learned or query")
+    yield from only_with("fusion_data", args.fusion != "fixed", "--fusion learned or query")
+    yield from only_with(
+        "fusion_lr",
+        args.fusion != "fixed" or weighs_captions,
+        "--fusion learned or query, or --text_pool_type weight_l",
+    )
     yield from only_with("fusion_weight", args.fusion == "fixed", "--fusion fixed")
     yield from only_with("bert_name", args.emotion_encoder == "bert", "--emotion_encoder bert")
     yield from only_with("emotion_encoder", args.emotion_fusion != "none", "an --emotion_fusion")
@@ -519,7 +527,7 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[
         yield "interaction", "--sim_header tightTransf replaces --interaction"
     if staged and "loss_weights" in given:
         yield "loss_weights", "--loss_weights belong to --co_train joint: staged trains one loss at a time"
-    if staged and "fusion_lr" in given:
+    if staged and "fusion_lr" in given and not weighs_captions:
         yield "fusion_lr", "--fusion_lr belongs to --co_train joint: staged fits the weight on val"
     if staged and "fusion_data" in given:
         yield "fusion_data", "--fusion_data belongs to --co_train joint: staged fits the weight on val"

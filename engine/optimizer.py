@@ -14,8 +14,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """AdamW's groups over the model's trainable parameters; each has `name` and its peak rate `peak_lr`.
 
-    The towers' own parameters at lr * coef_lr, the weights of QI and QC at fusion_lr without decay, all others at lr.
-    No decay on biases, norms, the logit scale and θ.
+    The towers' own parameters at lr * coef_lr; what only weighs scores or captions, the weights of QI and QC and the
+    logits of `--text_pool_type weight_l`, at fusion_lr without decay: a logit has to move by about one to say anything,
+    which at `lr` takes more steps than a run has. All others at lr. No decay on biases, norms and the logit scale.
     """
     rates = {"clip": lr * coef_lr, "new": lr, "fusion": fusion_lr}
     norms = {id(p) for module in model.modules() if _is_norm(module) for p in module.parameters(recurse=False)}
@@ -23,7 +24,8 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        kind = "fusion" if name.startswith("fusion.") else "clip" if _is_towers_own(model, name) else "new"
+        weighs = name.startswith("fusion.") or name == "caption_pooling.logits"
+        kind = "fusion" if weighs else "clip" if _is_towers_own(model, name) else "new"
         leaf = name.split(".")[-1]
         decayed = not (kind == "fusion" or id(parameter) in norms or "bias" in leaf or leaf == "logit_scale")
         key = f"{kind} {'decayed' if decayed else 'undecayed'}"

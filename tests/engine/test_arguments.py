@@ -95,6 +95,8 @@ def test_help_explains_every_flag_and_needs_nothing_heavy():
         ),
         (["--do_eval", "--init_model", "m.pt", "--output_dir", "x", "--val_csv", "v"], "no effect with --do_eval"),
         ([*TRAIN, "--fusion", "fixed", "--fusion_lr", "0.1"], "without --fusion learned or query"),
+        ([*TRAIN, "--branches", "qc", "--fusion_lr", "0.1"], "or --text_pool_type weight_l"),
+        ([*TRAIN, "--co_train", "staged", "--fusion_lr", "0.1"], "belongs to --co_train joint"),
         ([*TRAIN, "--branches", "qc", "--wti_arch", "1"], "without the branch qi"),
         ([*TRAIN, "--branches", "qc", "--image_cache_gb", "1"], "without the branch qi"),
         ([*TRAIN, "--sim_header", "tightTransf", "--wti_arch", "1"], "without --interaction wti"),
@@ -130,6 +132,12 @@ text_num_hidden_layers visual_num_hidden_layers world_size local_rank rank lr_de
 expand_msrvtt_sentences train_frame_order eval_frame_order loose_type fp16 fp16_opt_level task_type cache_dir
 cross_model bert_model visual_model video_dim max_position_embeddings base_encoder agg_module cdcr cdcr_alpha1
 cdcr_alpha2 workers split_batch video_path anno_path num_video_frames captions_path video_framerate do_lower_case"""
+
+
+@pytest.mark.parametrize("flags", [["--branches", "qc"], ["--fusion", "fixed"], ["--co_train", "staged"]])
+def test_fusion_lr_moves_the_captions_weights_without_a_learned_fusion(flags):
+    args, _ = parse_arguments([*TRAIN, *flags, "--text_pool_type", "weight_l", "--fusion_lr", "0.1"])
+    assert args.fusion_lr == 0.1
 
 
 def test_flags_of_the_public_programs_are_answered_or_known_here():
