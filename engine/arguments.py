@@ -341,7 +341,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         type=non_negative,
         help="towers train at lr * coef_lr; the default is 1e-3, from scratch 1 (the published script left it out: 1)",
     )
-    group.add_argument("--fusion_lr", type=non_negative, default=1e-2, help="of the weights of QI and QC, of weight_l's")
+    group.add_argument("--fusion_lr", type=non_negative, default=1e-2, help="of the weights of QI, QC and weight_l")
     group.add_argument(
         "--weight_decay", type=non_negative, default=0.2, help="AdamW's; not of biases, norms, logit scale, weights"
     )
