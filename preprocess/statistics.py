@@ -16,10 +16,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from dataloaders.communities import SPLITS
+from preprocess.measuring.flags import ONE_COMMUNITY, add_measuring_flags, check_limits
 from util import InputError, Parser, ending_clearly, program, write_json, write_text
-
-ONE_COMMUNITY = ("features_path", *(f"{split}_csv" for split in SPLITS))
 
 
 def to_arguments(argv):
@@ -32,17 +30,8 @@ def to_arguments(argv):
     add("communities", nargs="*", type=Path, metavar="DIR", help="folder with train.csv, val.csv, test.csv, images/")
     add("--agreement", nargs="+", metavar="FILE", help="compare these annotations.jsonl instead, two or more")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results; made if it is not there")
-    for split in SPLITS:
-        add(f"--{split}_csv", type=Path, metavar="FILE", help=f"instead of DIR/{split}.csv; for one community")
-    add("--features_path", type=Path, metavar="DIR", help="the images, instead of DIR/images; for one community")
-    add("--max_words", type=int, default=32, help="tokens of a query in training (default: %(default)s)")
-    add("--max_caption_words", type=int, default=77, help="tokens of a caption in training (default: %(default)s)")
-    add("--hash_threshold", type=int, metavar="BITS", help="near-duplicates' hashes differ in at most this many of 64")
-    add("--min_memes", type=int, default=3, help="topics with fewer are small (default: %(default)s)")
-    add("--split_by", choices=("record", "topic"), default="record",
-        help="how the splits were made: with topic, a topic or a query in two splits is leakage too")  # fmt: skip
+    add_measuring_flags(parser)
     add("--strict", action="store_true", help="exit code 1 if there is leakage, or duplicates, or unreadable images")
-    add("--workers", type=int, metavar="N", help="threads that read images (default: all cores)")
     add("--emotion_table", type=Path, metavar="FILE",
         help="with --agreement: word,emotion instead of emotion_words.csv")  # fmt: skip
     args = parser.parse_args(argv)
@@ -56,10 +45,7 @@ def to_arguments(argv):
         parser.error(f"--{useless[0]} does nothing with --agreement")
     if not args.agreement and args.emotion_table:
         parser.error("--emotion_table goes with --agreement only")
-    limits = {"max_words": 2, "max_caption_words": 2, "hash_threshold": 0, "min_memes": 1, "workers": 1}
-    for name, least in limits.items():
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            parser.error(f"--{name}: found {getattr(args, name)}, expected {least} or more")
+    check_limits(parser, args)
     return args
 
 

@@ -37,8 +37,8 @@ PLOTS = {
 
 
 def combined(args, communities):
-    """The content of statistics.json. communities: {name: Described}."""
-    parts = [community.total for community in communities.values()]
+    """The content of statistics.json. communities: {name: Survey}."""
+    parts = [community.measures["total"] for community in communities.values()]
     everything = summary(total(parts), args.max_words, args.max_caption_words)
     names = dict.fromkeys(split for community in communities.values() for split in community.report["splits"])
     records = {split: _records(communities, split) for split in names}
@@ -98,20 +98,23 @@ def page(report):
     for name, community in report["communities"].items():
         lines += [f"## {markdown(community['title'])}", ""]
         lines += [f"Images: {markdown(community['images'])}", "", *map(markdown, community["notes"]), ""]
-        lines += [f"**{markdown(problem)}**\n" for problem in community["problems"]]
-        lines += [markdown_table(measure_rows(community["splits"] | {"total": community["total"]})), ""]
-        lines += ["### Duplicates, leakage, topics", ""]
-        lines += [markdown_table([("", "number", ""), *check_rows(community)], left=(0, 2)), ""]
-        lines += [markdown(compared_line(community["duplicates"])), ""]
-        lines += _topic_lists(community["topics"])
-        lines += _listed(
-            "Images that cannot be read", [markdown(reason) for reason in community["unreadable"].values()]
-        )
-        lines += ["### Emotions", "", markdown_table(_emotion_rows(community)), ""]
+        lines += community_lines(community)
         lines += [f"![{PLOTS[kind]} of {markdown(name)}](<{file}>)\n" for kind, file in community["plots"].items()]
     if len(report["communities"]) > 1:
         lines += ["## All communities", "", markdown_table(measure_rows({"all": report["all"]["total"]})), ""]
     return "\n".join(lines)
+
+
+def community_lines(community):
+    """What was measured of one community, as lines of Markdown: its problems, and the tables below a heading each."""
+    lines = [f"**{markdown(problem)}**\n" for problem in community["problems"]]
+    lines += [markdown_table(measure_rows(community["splits"] | {"total": community["total"]})), ""]
+    lines += ["### Duplicates, leakage, topics", ""]
+    lines += [markdown_table([("", "number", ""), *check_rows(community)], left=(0, 2)), ""]
+    lines += [markdown(compared_line(community["duplicates"])), ""]
+    lines += _topic_lists(community["topics"])
+    lines += _listed("Images that cannot be read", [markdown(reason) for reason in community["unreadable"].values()])
+    return [*lines, "### Emotions", "", markdown_table(_emotion_rows(community)), ""]
 
 
 def _emotion_rows(community):
@@ -149,7 +152,7 @@ def _listed(title, items):
 
 
 def write_pairs(path, communities):
-    """duplicates.csv: a row per pair. communities: {name: Described}."""
+    """duplicates.csv: a row per pair. communities: {name: Survey}."""
     with replaced_atomically(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(PAIR_HEADER)

@@ -10,9 +10,9 @@ from dataloaders.communities import COMMUNITIES, SPLITS, missing_data_message
 from dataloaders.csv_rows import shown
 from dataloaders.meme_records import read_splits
 from modules.tokenizer import Tokenizer
-from preprocess.comparing.image_facts import image_facts
+from preprocess.comparing.image_facts import ImageFacts, image_facts
 from preprocess.comparing.near_duplicates import DEFAULT_HASH_THRESHOLD
-from preprocess.measuring.counts import CLIP_CONTEXT, Measures, TextLengths, measure, summary
+from preprocess.measuring.counts import CLIP_CONTEXT, TextLengths, measure, summary
 from preprocess.measuring.number_tables import SHOWN
 from preprocess.measuring.quality import (
     duplicate_pairs,
@@ -40,12 +40,13 @@ class Source(NamedTuple):
     images: Path
 
 
-class Described(NamedTuple):
-    """What was found: JSON-ready `report`, the Measures of all splits together, and the duplicates."""
+class Survey(NamedTuple):
+    """What was found: JSON-ready `report`, {split: Measures} with "total" last, the duplicates, the memes' images."""
 
     report: dict
-    total: Measures
+    measures: dict
     pairs: list
+    facts: ImageFacts
 
 
 def sources(args):
@@ -69,14 +70,10 @@ def sources(args):
     return found
 
 
-def describe(name, source, args):
-    """Read a community, draw its plots into --out, and return what was found of it (Described)."""
-    from preprocess.measuring.duplicate_sheet import write_sheet
-    from preprocess.measuring.plots import plot_all
-
+def survey(name, source, args, cache):
+    """Read and measure a community: its Survey. args: as `measuring.flags` has them. cache: as of `image_facts`."""
     splits, notes = read_splits(source.csv_paths, source.images, read_captions=False)
     memes = [meme for meme, _ in splits_by_meme(splits).values()]
-    cache = args.out / f"image_facts_{name}.csv"
     facts = image_facts(source.images, [meme.image for meme in memes], cache, args.workers)
     sizes = zip(facts.width.tolist(), facts.height.tolist(), facts.kind.tolist(), facts.frames.tolist(), strict=True)
     readable = {path: size for path, size in zip(facts.paths, sizes, strict=True) if size[2]}
@@ -103,12 +100,21 @@ def describe(name, source, args):
         },
         "unreadable": dict(sorted(facts.errors.items())),
         "problems": problems(name, leaks, pairs, sorted(facts.errors)),
-        "plots": plot_all(args.out, name, measures, token_limits(args)),
     }
-    if pairs:
-        report["plots"]["duplicates"] = f"duplicates_{name}.png"
-    write_sheet(args.out / f"duplicates_{name}.png", name, pairs, source.images)
-    return Described(report, measures["total"], pairs)
+    return Survey(report, measures, pairs, facts)
+
+
+def describe(name, source, args):
+    """The Survey of a community, with its plots drawn into --out and named in the report."""
+    from preprocess.measuring.duplicate_sheet import write_sheet
+    from preprocess.measuring.plots import plot_all
+
+    found = survey(name, source, args, args.out / f"image_facts_{name}.csv")
+    found.report["plots"] = plot_all(args.out, name, found.measures, token_limits(args))
+    if found.pairs:
+        found.report["plots"]["duplicates"] = f"duplicates_{name}.png"
+    write_sheet(args.out / f"duplicates_{name}.png", name, found.pairs, source.images)
+    return found
 
 
 def token_limits(args):
