@@ -17,10 +17,11 @@ MANIFEST = "build.json"
 OWN = {MANIFEST, "dropped.csv", "images", *(f"{name}.csv" for name in SPLITS)}
 
 
-def check_free(out, overwrite=False):
+def check_free(out, overwrite=False, manifest=MANIFEST, own=OWN):
     """Raise InputError unless the folder `out` can be made: nothing is there, or what this program may overwrite.
 
-    What a killed process had set aside and not replaced yet gets its name back.
+    manifest: the file that shows that the program made it; own: the names of all that it writes. What a killed process
+    had set aside and not replaced yet gets its name back.
     """
     out = Path(out)
     if not out.exists() and aside(out).is_dir():
@@ -30,11 +31,11 @@ def check_free(out, overwrite=False):
     found = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if not found:
         return
-    if MANIFEST not in found:
+    if manifest not in found:
         raise InputError(f"{out} is not empty and was not made by this program; choose another folder or remove it")
     if not overwrite:
         raise InputError(f"{out} was made by this program already; --overwrite replaces it, or choose another folder")
-    if others := [name for name in found if name not in OWN]:
+    if others := [name for name in found if name not in own]:
         raise InputError(f"{out} holds {', '.join(others)}, which this program did not write; move it elsewhere first")
 
 
