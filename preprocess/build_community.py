@@ -14,7 +14,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
-from preprocess.building.shares import check_shares
+from preprocess.building.shares import SPLIT_BY, check_shares
 from preprocess.comparing.near_duplicates import DEFAULT_HASH_THRESHOLD
 from util import InputError, Parser, ending_clearly, program
 
@@ -37,8 +37,11 @@ def to_arguments(argv):
     add = split.add_argument
     add("--split", type=float, nargs=3, default=[0.8, 0.1, 0.1], metavar=("TRAIN", "VAL", "TEST"),
         help="shares of the records (default: 0.8 0.1 0.1); --from_json: val is so much of train and val")  # fmt: skip
-    add("--split_by", choices=("record", "topic"), default="record",
-        help="record: every topic is in all splits; topic: a topic is in one split (default: %(default)s)")  # fmt: skip
+    add("--split_by", choices=SPLIT_BY, default="record",
+        help="record: every topic is in all splits; topic: a topic is in one split; template: a template, as far as"
+        " pictures agree whatever the text, is in one split (default: %(default)s)")  # fmt: skip
+    add("--template_column", metavar="NAME",
+        help="the column of records.csv that names the template, instead of the pictures' hashes")  # fmt: skip
     add("--seed", type=int, default=0, help="another seed gives another split (default: %(default)s)")
     groups = parser.add_argument_group("near-duplicates")
     add = groups.add_argument
@@ -47,7 +50,7 @@ def to_arguments(argv):
     add("--near_duplicates", choices=("keep", "merge"), default="keep",
         help="keep them in one split, or merge them into one meme (default: %(default)s)")  # fmt: skip
     add("--template_groups", action="store_true",
-        help="keep memes whose pictures agree in one split whatever the text: whole templates")  # fmt: skip
+        help="with --split_by topic: keep whole templates in one split as well")  # fmt: skip
     out = parser.add_argument_group("output")
     add = out.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
@@ -61,7 +64,16 @@ def to_arguments(argv):
         parser.error("--from_json stands instead of --records and --annotations")
     if not args.from_json and not (args.records and args.annotations and args.images):
         parser.error("--records, --annotations and --images are needed (or --from_json)")
+    if args.template_groups and args.split_by != "topic":
+        parser.error("--template_groups goes with --split_by topic; without it, --split_by template does that")
+    if args.template_column and (args.from_json or not keeps_templates(args)):
+        parser.error("--template_column goes with --records and --split_by template (or --template_groups)")
     return args
+
+
+def keeps_templates(args):
+    """Whether no template may be in two splits."""
+    return args.split_by == "template" or args.template_groups
 
 
 def check(args):
@@ -89,7 +101,7 @@ def build(args):
     from preprocess.annotation.emotion_words import DEFAULT, read_emotion_table
     from preprocess.building.folder import hashes_file
     from preprocess.building.inputs import annotated_records
-    from preprocess.building.meme_groups import near_duplicate_groups, template_groups
+    from preprocess.building.meme_groups import named_templates, near_duplicate_groups, template_groups
     from preprocess.building.merging import gather, merge
     from preprocess.building.published import drop_leaks, published_records
     from preprocess.building.split import split_community
@@ -101,21 +113,26 @@ def build(args):
     if args.from_json:
         source = published_records(args.from_json, images)
     else:
-        source = annotated_records(args.records, args.annotations, images)
+        source = annotated_records(args.records, args.annotations, images, args.template_column)
     print(*source.notes, sep="\n", end="\n" * bool(source.notes))
     paths = sorted({record.image for record in source.records})
     facts = image_facts(images, paths, hashes_file(args.out), args.workers)
     community = gather(source, facts, table)
     phashes = facts.phash[community.fact]
     community.near, compared = near_duplicate_groups(community.memes, phashes, args.hash_threshold)
-    community.template = template_groups(phashes, args.hash_threshold)
-    counts = print_memes(community, compared, args)
+    if args.template_column:
+        names = [record.template for record in community.records]
+        community.template = named_templates(names, community.record_meme, community.near)
+    else:
+        community.template = template_groups(phashes, args.hash_threshold)
+    whole_templates = keeps_templates(args)
+    counts = print_memes(community, compared, args, whole_templates)
     if args.from_json:
-        drop_leaks(community, args.template_groups)
+        drop_leaks(community, whole_templates)
     if args.near_duplicates == "merge":
         pixels = facts.width.astype(int) * facts.height
         merge(community, community.near, pixels[community.fact])
-    splits = split_community(community, args.split, args.split_by, args.seed, args.template_groups)
+    splits = split_community(community, args.split, args.split_by, args.seed, whole_templates)
     counts |= print_community(community, splits, args)
     copied = write(args, images, community, splits, counts)
     print_next(community, splits, args, images, copied)

@@ -28,6 +28,7 @@ class Record(NamedTuple):
 
     place: where that is, the line of a CSV or an entry of a JSON file. image: path relative to the image folder, or an
     id where there is no file. image_id: None if the source gives none. split: "train" or "test" where it is given.
+    template: its name where it is given.
     """
 
     place: int | str
@@ -36,6 +37,7 @@ class Record(NamedTuple):
     query: str
     image_id: str | None = None
     split: str | None = None
+    template: str | None = None
 
 
 class Description(NamedTuple):
@@ -67,14 +69,15 @@ class Source(NamedTuple):
     notes: list[str]
 
 
-def annotated_records(records_csv, annotations_file, images):
+def annotated_records(records_csv, annotations_file, images, template_column=None):
     """The Source of records.csv and annotations.jsonl; `images` is the image folder.
 
+    template_column: the column that names each record's template, if there is one.
     Raises InputError with all the bad rows of records.csv, or for a broken annotations file.
     """
     if not os.path.isdir(images):
         raise InputError(f"{images}: found no such folder, expected the folder of the images (--images)")
-    records, notes = records_of_csv(records_csv, images)
+    records, notes = records_of_csv(records_csv, images, template_column)
     annotations = read_annotations(annotations_file)
 
     def describe(record, sha256):
@@ -101,17 +104,19 @@ def checked_description(where, captions, text, emotions):
     return Description(tuple(captions), text, tuple(emotions))
 
 
-def records_of_csv(path, images):
-    """(records, notes) of a CSV with the columns image, topic_id, query and perhaps image_id."""
+def records_of_csv(path, images, template_column=None):
+    """(records, notes) of a CSV with the columns image, topic_id, query, perhaps image_id, and `template_column`."""
     parsers = {
         "image": ImageFolder(images).parse_path,
         "topic_id": parse_identifier,
         "query": parse_query,
         "image_id": parse_identifier,
+        "template": parse_identifier,
     }
+    columns = dict(zip(COLUMNS, COLUMNS, strict=True)) | ({"template": template_column} if template_column else {})
     bad_rows = BadRows()
     try:
-        records, ignored = _read(path, parsers, bad_rows)
+        records, ignored = _read(path, columns, parsers, bad_rows)
     except OSError as error:
         raise InputError(f"{path}: found no readable file ({error.strerror}), expected a CSV") from error
     bad_rows.raise_if_any()
@@ -124,7 +129,8 @@ def records_of_csv(path, images):
     return records, notes + missing_note(path, columns)
 
 
-def _read(path, parsers, bad_rows):
+def _read(path, columns, parsers, bad_rows):
+    """columns: {field of a Record: the column that has it}."""
     rows = read_records(path, bad_rows)
     line, header = next(rows, (1, None))
     if header is None:
@@ -132,27 +138,28 @@ def _read(path, parsers, bad_rows):
             bad_rows.add(path, line, [f"header: found nothing, expected {','.join(REQUIRED)}"])
         return [], []
     found = f"header: found {shown(','.join(header), width=300)}, expected"
-    problems = [f"{found} also the column {column!r}" for column in REQUIRED if column not in header]
-    problems += [f"{found} the column {column!r} once" for column in COLUMNS if header.count(column) > 1]
+    needed = [column for field, column in columns.items() if field in (*REQUIRED, "template")]
+    problems = [f"{found} also the column {column!r}" for column in needed if column not in header]
+    problems += [f"{found} the column {column!r} once" for column in columns.values() if header.count(column) > 1]
     if problems:
         bad_rows.add(path, line, problems)
         return [], []
-    columns = [(column, header.index(column)) for column in COLUMNS if column in header]
+    places = [(field, column, header.index(column)) for field, column in columns.items() if column in header]
     records, queries, images = [], {}, {}
     for line, fields in rows:
         cells, problems = {"image_id": None}, []
-        for column, index in columns:
+        for field, column, index in places:
             try:
-                cells[column] = parsers[column](fields[index])
+                cells[field] = parsers[field](fields[index])
             except BadCell as error:
-                cells[column] = None
+                cells[field] = None
                 problems.append(f"column {column!r}: {error}")
         for column, of, known in (("query", "topic_id", queries), ("image", "image_id", images)):
             problems += _disagreement(cells, column, of, known, line)
         if problems:
             bad_rows.add(path, line, problems)
         records.append(Record(line, **cells))
-    return records, list(dict.fromkeys(column for column in header if column not in COLUMNS))
+    return records, list(dict.fromkeys(column for column in header if column not in columns.values()))
 
 
 def _disagreement(cells, column, of, known, line):

@@ -36,6 +36,19 @@ def template_groups(phashes, hash_threshold):
     return np.argsort(np.argsort(first))[label_of]  # numbered by first appearance
 
 
+def named_templates(names, record_meme, near):
+    """Label of each meme's template, (M,) int64, where the records name it.
+
+    names: N texts, one per record; record_meme: (N,) its meme; near: (M,) labels of the near-duplicates. What shares a
+    name is of one template, and so are near-duplicates: their names are then names of the same one.
+    """
+    _, name = np.unique(names, return_inverse=True)
+    memes, first_near = len(near), len(near) + name.max() + 1
+    named = np.stack([record_meme, memes + name], axis=1)
+    alike = np.stack([np.arange(memes), first_near + near], axis=1)
+    return groups(first_near + near.max() + 1, np.concatenate([named, alike]))[:memes]
+
+
 def _any_near(some, others, threshold):
     """(len(others),) bool: whether one of `some` is near."""
     near = np.zeros(len(others), dtype=bool)

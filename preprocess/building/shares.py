@@ -1,6 +1,8 @@
-"""The flag --split: which share of the records, or of the memes, each split gets."""
+"""The flags --split_by and --split: what is divided, and which share of the records or memes each split gets."""
 
 from util import InputError
+
+SPLIT_BY = ("record", "topic", "template")
 
 
 def check_shares(shares):

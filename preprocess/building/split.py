@@ -1,4 +1,4 @@
-"""Which split a record goes to: by record (every topic is in all splits) or by topic (a topic is in one).
+"""Which split a record goes to: by record (every topic is in all splits), by topic or by template (one is in one).
 
 A group is a set of memes that never fall into different splits. Splits are numbered in the order of their shares.
 Nothing here draws random numbers: an order "by lot" is the order of a hash of the seed and a name, so that it is the
@@ -113,7 +113,7 @@ def split_community(community, shares, split_by, seed, template_groups=False):
 
     Records whose published split is "test" get the last index, the others are divided over the splits before it. By
     topic, records of a group that is kept in another split are dropped from the community. Memes of a group of
-    near-duplicates (or of a template) are in one split.
+    near-duplicates (with `template_groups`, which is to be had by template: of a template) are in one split.
     """
     shares = np.asarray(shares)
     given = np.array([record.split == "test" for record in community.records], dtype=bool)
@@ -142,7 +142,7 @@ def _divided(community, indices, shares, split_by, seed, template_groups):
     queries = {record.topic_id: normalised_text(record.query) for record in records}
     topic_places = {topic_id: place for place, topic_id in enumerate(queries)}
     topics = np.array([topic_places[record.topic_id] for record in records])
-    if split_by == "record":
+    if split_by != "topic":
         return split_by_record(topics, groups, shares, by_lot(seed, queries), by_lot(seed, group_names))
     unit_places = {query: place for place, query in enumerate(dict.fromkeys(queries.values()))}
     units = np.array([unit_places[query] for query in queries.values()])

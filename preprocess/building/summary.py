@@ -18,8 +18,11 @@ SCRATCH_BATCH = 64  # as in the README
 FEW_TOPICS, FEW_MEMES = 10, 50  # where a split's numbers say little: fewer topics, or no more memes
 
 
-def print_memes(community, compared, args):
-    """Print what the memes are. compared: "text" or "captions". Returns counts, {what: number}."""
+def print_memes(community, compared, args, whole_templates):
+    """Print what the memes are. compared: "text" or "captions". Returns counts, {what: number}.
+
+    whole_templates: whether each template is kept in one split.
+    """
     copies = sum(map(len, community.merged.values()))
     near, in_near = group_sizes(community.near)
     templates, in_templates = group_sizes(community.template)
@@ -30,8 +33,9 @@ def print_memes(community, compared, args):
     print(f"Near-duplicates ({agree}, {compared} within {TEXT_THRESHOLD:.0%}): {_groups(near, in_near, done)}")
     if compared == "captions" and near:
         print("  (No meme has a text. What captions quote is compared, and the captions of those that quote nothing.)")
-    done = kept if args.template_groups else "not kept together (--template_groups does it)"
-    print(f"Templates ({agree}, any text): {_groups(templates, in_templates, done)}")
+    done = kept if whole_templates else "not kept together (--split_by template does it)"
+    named = f"the column {args.template_column!r}, or near-duplicates" if args.template_column else f"{agree}, any text"
+    print(f"Templates ({named}): {_groups(templates, in_templates, done)}")
     unknown = community.unknown_emotions
     if unknown:
         words = ", ".join(f"{word} ({count:,})" for word, count in unknown.most_common(SHOWN))
@@ -71,7 +75,7 @@ def print_community(community, splits, args):
     np.add.at(in_topic, (topics, splits), 1)
     in_all = int((in_topic > 0).all(axis=1).sum())
     in_topic /= in_topic.sum(axis=1, keepdims=True)
-    by_record = args.split_by == "record" and not args.from_json
+    by_record = args.split_by != "topic" and not args.from_json
     counts = {}
     print(f"{'':7}{'topics':>9}{'memes':>9}{'records':>9}{'wanted':>9}{'reached':>9}{'   in a topic' * by_record}")
     for number, (name, wanted) in enumerate(zip(SPLITS, wanted_shares(splits, args), strict=True)):
@@ -88,10 +92,29 @@ def print_community(community, splits, args):
     if by_record:
         print(f"Topics that are in all three splits: {in_all:,} of {len(topic_ids):,}.")
         print_elsewhere(list(topic_ids), (in_topic > 0).all(axis=1), np.bincount(topics))
+    counts["templates in two splits"] = print_templates(community, splits)
     for name in SPLITS[1:]:
         if counts[name]["topics"] < FEW_TOPICS or counts[name]["memes"] <= FEW_MEMES:
             print_small(name, counts[name]["topics"], counts[name]["memes"])
     return counts
+
+
+def print_templates(community, splits):
+    """Print how much of val and test has a template that train has; returns {split: the counts}."""
+    labels = [community.template[np.unique(community.record_meme[splits == number])] for number in range(len(SPLITS))]
+    found, parts = {}, []
+    for name, here in zip(SPLITS[1:], labels[1:], strict=True):
+        known = np.isin(here, labels[0])
+        templates = len(np.unique(here)), len(np.unique(here[known]))
+        found[name] = {
+            "templates": templates[0],
+            "in train": templates[1],
+            "memes": len(here),
+            "of these": int(known.sum()),
+        }
+        parts.append(f"{name} {known.mean():.1%} of its memes ({templates[1]:,} of {templates[0]:,} templates)")
+    print(f"Templates that train has as well: {', '.join(parts)}.")
+    return found
 
 
 def print_elsewhere(topic_ids, in_all, records):

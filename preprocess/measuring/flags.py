@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dataloaders.communities import SPLITS
+from preprocess.building.shares import SPLIT_BY
 
 ONE_COMMUNITY = ("features_path", *(f"{split}_csv" for split in SPLITS))
 LIMITS = {"max_words": 2, "max_caption_words": 2, "hash_threshold": 0, "min_memes": 1, "workers": 1}  # the least
@@ -18,8 +19,9 @@ def add_measuring_flags(parser):
     add("--max_caption_words", type=int, default=77, help="tokens of a caption in training (default: %(default)s)")
     add("--hash_threshold", type=int, metavar="BITS", help="near-duplicates' hashes differ in at most this many of 64")
     add("--min_memes", type=int, default=3, help="topics with fewer are small (default: %(default)s)")
-    add("--split_by", choices=("record", "topic"), default="record",
-        help="how the splits were made: with topic, a topic or a query in two splits is leakage too")  # fmt: skip
+    add("--split_by", choices=SPLIT_BY, default="record",
+        help="how the splits were made: with topic, a topic or a query in two splits is leakage too; with template, a"
+        " template")  # fmt: skip
     add("--workers", type=int, metavar="N", help="threads that read images (default: all cores)")
 
 

@@ -95,8 +95,10 @@ def check_rows(community):
         "near": ("leakage: near-duplicates", "pairs across splits"),
         "topics": ("leakage: topics in two splits", "the same topic_id"),
         "queries": ("leakage: queries in two splits", "the same but for case and white space"),
+        "templates": ("leakage: templates in two splits", "hashes agree, from meme to meme"),
     }
     template = duplicates["same_template"]
+    no_error = "" if "templates" in leakage else "; no error"
     rows = [
         ("exact duplicates", duplicates["exact"]["pairs"], f"pairs, {_grouped(duplicates['exact'])}: the same bytes"),
         ("near-duplicates", duplicates["near"]["pairs"], f"pairs, {_grouped(duplicates['near'])}: hash and text agree"),
@@ -104,7 +106,7 @@ def check_rows(community):
         (
             "same template across splits",
             template["pairs_across_splits"],
-            f"{_percent_of(template['share'])} of {template['pairs']:,} pairs whose hashes agree; no error",
+            f"{_percent_of(template['share'])} of {template['pairs']:,} pairs whose hashes agree{no_error}",
         ),
     ]
     for split, small in topics["small"].items():

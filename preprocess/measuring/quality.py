@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from preprocess.building.meme_groups import template_groups
 from preprocess.comparing.near_duplicates import (
     TEXT_THRESHOLD,
     bit_count,
@@ -123,20 +124,35 @@ def same_template(phashes, split_numbers, threshold):
     return {"pairs": found, "pairs_across_splits": found - inside, "share": (found - inside) / found if found else 0.0}
 
 
-def leakage(splits, pairs, by_topic):
-    """{what: [found ones]} of what two splits share: memes, exact and near pairs; `by_topic`: topics and queries too.
+def leakage(splits, pairs, facts, hash_threshold, split_by):
+    """{what: [found ones]} of what two splits share: memes, exact and near pairs; and by what they were split.
 
-    Memes are image_ids, topics are topic_ids, queries are normalised.
+    split_by: "topic": topics and queries too; "template": templates. Memes are image_ids, topics are topic_ids, queries
+    are normalised, templates are the image_id of their first meme. facts: as of `duplicate_pairs`.
     """
     found = {
         "memes": [image_id for image_id, (_, names) in splits_by_meme(splits).items() if len(names) > 1],
         "exact": [pair for pair in pairs if pair.kind == "exact" and pair.across],
         "near": [pair for pair in pairs if pair.kind == "near" and pair.across],
     }
-    if by_topic:
+    if split_by == "topic":
         found["topics"] = _in_two([split.topic_ids for split in splits.values()])
         found["queries"] = _in_two([map(normalised_text, split.queries) for split in splits.values()])
+    if split_by == "template":
+        found["templates"] = _templates_in_two(splits_by_meme(splits), facts, hash_threshold)
     return found
+
+
+def _templates_in_two(memes, facts, hash_threshold):
+    readable = np.flatnonzero(facts.kind != "")
+    where, image_ids = defaultdict(set), list(memes)
+    first = {}
+    for i, label in zip(
+        readable.tolist(), template_groups(facts.phash[readable], hash_threshold).tolist(), strict=True
+    ):
+        where[label].update(memes[image_ids[i]][1])
+        first.setdefault(label, image_ids[i])
+    return [first[label] for label, names in where.items() if len(names) > 1]
 
 
 def _in_two(lists):

@@ -29,6 +29,7 @@ LEAKS = {
     "near": "leakage, pairs of near-duplicates across splits",
     "topics": "leakage, topics in two splits",
     "queries": "leakage, queries in two splits",
+    "templates": "leakage, templates in two splits, by their first memes",
 }
 DUPLICATES = {"exact": "pairs of exact duplicates", "near": "pairs of near-duplicates"}
 
@@ -81,7 +82,7 @@ def survey(name, source, args, cache):
     measures = measure(splits, readable, lengths)
     threshold = DEFAULT_HASH_THRESHOLD if args.hash_threshold is None else args.hash_threshold
     pairs, duplicates = duplicate_pairs(splits, facts, threshold)
-    leaks = leakage(splits, pairs, args.split_by == "topic")
+    leaks = leakage(splits, pairs, facts, threshold, args.split_by)
     summaries = {key: summary(part, args.max_words, args.max_caption_words) for key, part in measures.items()}
     report = {
         "title": COMMUNITIES[name].name if name in COMMUNITIES else name,

@@ -91,7 +91,7 @@ def nearly_same(facts, text_counts=True):
     [
         (0, []),
         (1, ["--split_by", "topic", "--split", "0.5", "0.25", "0.25"]),
-        (2, ["--template_groups", "--split", "0.6", "0.2", "0.2"]),
+        (2, ["--split_by", "template", "--split", "0.6", "0.2", "0.2"]),
         (3, ["--near_duplicates", "merge", "--seed", "7"]),
         (4, ["--near_duplicates", "merge", "--split_by", "topic", "--template_groups", "--split", "0.4", "0.3", "0.3"]),
     ],
@@ -128,7 +128,7 @@ def test_invariants_of_random_communities(tmp_path, capsys, seed, flags):
     near = slow_groups(facts, nearly_same(facts))
     if "merge" in flags:
         assert all(len(group) == 1 for group in near)
-    groups_kept = slow_groups(facts, nearly_same(facts, "--template_groups" not in flags))
+    groups_kept = slow_groups(facts, nearly_same(facts, not {"template", "--template_groups"} & set(flags)))
     for group in groups_kept:
         assert len(set.union(*(split_of[by_image[image]] for image in group))) == 1
     assert len(groups_kept) < len(facts) or "merge" in flags
@@ -463,6 +463,83 @@ def test_the_readme_and_annotate_have_the_same_rule():
             assert f"`{' '.join(flags)}`" in text, page
     every = {0, 1, 2}
     assert (flags_for(every, every), flags_for({0, 1}, every), flags_for(set(), every)) == (BY_TEXT, BY_IMAGE, BY_IMAGE)
+
+
+# By template
+
+
+def named_inputs(folder):
+    """24 memes of pictures that have nothing in common, four of each template that the column `series` names.
+
+    m22 and m23 are nearly the same, and are of two templates by their names.
+    """
+    inputs = Inputs(folder)
+    for number in range(23):
+        inputs.meme(
+            f"m{number}.png", [f"t{number % 2}"], seed=number, text=f"text of {'abcdefghijklmnopqrstuvwx'[number] * 9}"
+        )
+    inputs.meme("m23.png", ["t1"], seed=22, mark=5, text=inputs.annotations[22]["text"])
+    for number, row in enumerate(inputs.rows):
+        row["series"] = f"series {number % 6}"
+    return inputs
+
+
+def test_templates_by_a_column_stay_whole_and_near_duplicates_join_them(tmp_path, capsys):
+    inputs = named_inputs(tmp_path)
+    flags = ("--split", "0.4", "0.3", "0.3")
+    built = inputs.build("by_name", "--split_by", "template", "--template_column", "series", *flags)
+    printed = capsys.readouterr().out
+    splits = defaultdict(set)
+    for split in SPLITS:
+        for row in built.rows[split]:
+            splits[int(row["image_id"][1:]) % 6].add(split)
+    assert len(splits) == 6 and all(len(found) == 1 for found in splits.values())
+    assert splits[22 % 6] == splits[23 % 6]
+    assert len(built.all_rows()) == 24 and {split for found in splits.values() for split in found} == set(SPLITS)
+    assert "Templates (the column 'series', or near-duplicates): 5 groups of 24 memes in all, each kept" in printed
+    assert "has as well: val 0.0% of its memes (0 of " in printed
+    assert "Columns" not in printed, "it is used"
+
+
+def test_the_share_of_known_templates(tmp_path, capsys):
+    inputs = Inputs(tmp_path)
+    for number in range(40):  # the first half are of five templates, the others of one each
+        seed = number % 5 if number < 20 else number
+        inputs.meme(f"m{number}.png", ["t"], seed=seed, mark=number, text=f"number {str(number) * 5}")
+    built = inputs.build("out", "--split", "0.5", "0.25", "0.25")
+    facts = hashes(built, inputs.images)
+    [*templates] = slow_groups(facts, nearly_same(facts, text_counts=False))
+    of = {image: number for number, group in enumerate(templates) for image in group}
+    here = {split: {row["image"] for row in built.rows[split]} for split in SPLITS}
+    known = {of[image] for image in here["train"]}
+    printed, counts = capsys.readouterr().out, built.manifest["counts"]["templates in two splits"]
+    assert len(templates) == 25
+    for split in ("val", "test"):
+        memes = [image for image in here[split] if of[image] in known]
+        assert counts[split] == {
+            "templates": len({of[image] for image in here[split]}),
+            "in train": len({of[image] for image in memes}),
+            "memes": len(here[split]),
+            "of these": len(memes),
+        }
+        assert f"{split} {len(memes) / len(here[split]):.1%} of its memes" in printed
+    assert sum(part["of these"] for part in counts.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--template_groups"], 2),
+        (["--template_column", "series"], 2),
+        (["--split_by", "template", "--template_column", "colour"], "expected also the column 'colour'"),
+    ],
+)
+def test_flags_of_templates_that_make_no_sense(tmp_path, flags, expected):
+    inputs = named_inputs(tmp_path)
+    inputs.write()
+    with pytest.raises(SystemExit) as error:
+        build_community.main(inputs.flags("out", *flags))
+    assert error.value.code == expected if isinstance(expected, int) else expected in error.value.code
 
 
 # What spoils an evaluation

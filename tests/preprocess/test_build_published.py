@@ -203,7 +203,7 @@ def test_near_duplicates_of_test_memes_leave_train(published, capsys):
     assert "3  near-duplicate of a test meme" in capsys.readouterr().out
     built.load()
     shutil.rmtree(published.out)
-    templates = published.run("--template_groups")
+    templates = published.run("--split_by", "template")
     assert ("images/102.png", "of the template of a test meme: images/202.png") in [
         (row["image"], row["reason"]) for row in templates.dropped
     ]

@@ -319,6 +319,15 @@ def test_many_copies_make_no_square_of_pairs():
     assert [(pair.first.image_id, pair.second.image_id) for pair in pairs if pair.kind == "near"] == [("m0", "m299")]
 
 
+def test_a_template_in_two_splits_is_leakage_where_the_splits_are_by_template(clean):
+    clean.add("test", "x", picture(0) // 2 + 60, text="another text")
+    code, report = run(clean, "--strict")
+    assert code == 0 and "templates" not in report["leakage"]
+    code, report = run(clean, "--strict", "--split_by", "template")
+    assert code == BAD_EXIT and report["leakage"]["templates"] == 1
+    assert report["problems"] == ["memes: leakage, templates in two splits, by their first memes: 1: a"]
+
+
 def test_same_template_against_all_pairs():
     rng = np.random.default_rng(0)
     for n, threshold in ((0, 3), (1, 3), (2500, 2), (2500, 0)):  # more than a block
