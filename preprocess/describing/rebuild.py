@@ -12,12 +12,13 @@ PROGRAMS = {  # manifest in the folder: (program, the inputs that it needs and d
     "demo.json": ("preprocess.make_demo", ()),
 }
 INPUTS = ("source", "records", "annotations", "from_json", "images", "emotion_table", "ocr")  # lie elsewhere for others
+CLONES = {"preprocess.imgflip": "schesa/ImgFlip575K_Dataset", "preprocess.memecap": "eujhwang/meme-cap"}
 VERSIONS = ("version", "OpenCV", "data")  # noted with the arguments; what they must be, no flags
 OWN_MACHINE = ("out", "overwrite", "images_as", "workers")  # change nothing in the files
 
 
 class Rebuild(NamedTuple):
-    """command: a line for a shell, in which words in capitals stand for paths; inputs: these words.
+    """command: lines for a shell, in which words in capitals stand for paths; inputs: these words.
 
     versions: {what: value} that decides on the pictures' bytes as well.
     """
@@ -50,4 +51,5 @@ def _rebuild(program, arguments):
         elif value is not True:
             words += map(str, value) if isinstance(value, list) else [str(value)]
     versions = {name: arguments[name] for name in VERSIONS if name in arguments}
-    return Rebuild(shlex.join([*words, "--out", "FOLDER"]), (*inputs, "FOLDER"), versions)
+    clone = f"git clone https://github.com/{CLONES[program]} SOURCE\n" if program in CLONES else ""
+    return Rebuild(clone + shlex.join([*words, "--out", "FOLDER"]), (*inputs, "FOLDER"), versions)

@@ -221,7 +221,9 @@ def test_the_command_has_the_arguments_that_the_folder_was_made_with(tmp_path, m
     (tmp_path / manifest).write_text(json.dumps({"arguments": arguments | versions}), encoding="utf-8")
     rebuild = rebuild_of(tmp_path)
     assert rebuild.versions == versions
-    python, dash_m, module, *flags = shlex.split(rebuild.command)
+    clone, command = rebuild.command.splitlines()
+    assert clone.startswith("git clone https://github.com/") and clone.endswith(" SOURCE")
+    python, dash_m, module, *flags = shlex.split(command)
     assert (python, dash_m, module) == ("python", "-m", program.__name__)
     read = vars(program.to_arguments(flags))
     assert {key: read[key] for key in arguments if key != "ocr"} == {k: v for k, v in arguments.items() if k != "ocr"}
