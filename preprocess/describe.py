@@ -47,6 +47,7 @@ def to_arguments(argv):
         parser.error(f"--{useless[0]} does nothing with --check")
     check_limits(parser, args)
     args.communities = [args.community]
+    args.out = args.out and args.out.resolve()
     return args
 
 

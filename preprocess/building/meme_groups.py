@@ -42,11 +42,11 @@ def named_templates(names, record_meme, near):
     names: N texts, one per record; record_meme: (N,) its meme; near: (M,) labels of the near-duplicates. What shares a
     name is of one template, and so are near-duplicates: their names are then names of the same one.
     """
-    _, name = np.unique(names, return_inverse=True)
-    memes, first_near = len(near), len(near) + name.max() + 1
+    distinct, name = np.unique(names, return_inverse=True)
+    memes, first_near = len(near), len(near) + len(distinct)
     named = np.stack([record_meme, memes + name], axis=1)
     alike = np.stack([np.arange(memes), first_near + near], axis=1)
-    return groups(first_near + near.max() + 1, np.concatenate([named, alike]))[:memes]
+    return groups(first_near + near.max(initial=-1) + 1, np.concatenate([named, alike]))[:memes]
 
 
 def _any_near(some, others, threshold):

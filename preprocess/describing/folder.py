@@ -16,7 +16,7 @@ OWN = {MANIFEST, CARD, IMAGES, "images", *(f"{split}.csv" for split in SPLITS)}
 
 def check_place(out, community):
     """InputError unless the folder `out` can be made, or is one of an earlier call, which the new one replaces."""
-    if out.resolve() == community.resolve():
+    if out == community.resolve():
         raise InputError(f"--out {out} is the community itself; choose another folder")
     check_free(out, overwrite=True, manifest=MANIFEST, own=OWN)
 

@@ -526,6 +526,13 @@ def test_the_share_of_known_templates(tmp_path, capsys):
     assert sum(part["of these"] for part in counts.values()) > 0
 
 
+def test_templates_of_records_that_are_all_dropped(tmp_path):
+    inputs = named_inputs(tmp_path)
+    inputs.annotations = [row | {"status": "blocked"} for row in inputs.annotations]
+    with pytest.raises(SystemExit, match="no record is left"):
+        inputs.build("out", "--split_by", "template", "--template_column", "series")
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
