@@ -5,6 +5,10 @@
 The index is that of `benchmarks.recommend`: random features, half precision, stills, WTI and QC, queries of 12 words
 that cost no encoding. The server is a process of its own; each client is a thread with one connection, which asks again
 as soon as it is answered. First one client asks all queries one by one; then all clients ask theirs at once.
+
+The server compares the texts of requests that wait with the memes together, which changes the last bits of a score.
+Answers are equal where they hold the same memes with the same figures, to 1e-6, in the same order: but for memes whose
+scores are the same to 1e-6, which may change places.
 """
 
 import http.client
@@ -28,6 +32,7 @@ from util import Parser, program
 
 WORDS = 12
 PATIENCE = 300  # seconds
+SAME = 1e-6  # figures
 
 
 class Client:
@@ -101,7 +106,7 @@ def measure(options, folder):
                 answers = list(pool.map(_ask_all, [port] * options.clients, parts))
             seconds = time.perf_counter() - started
         together = {number: found for of_client in answers for number, found in of_client.items()}
-        same = sum(together[number][1] == one_by_one[number][1] for number in numbers)
+        same = sum(equal(together[number][1], one_by_one[number][1]) for number in numbers)
         what = f"{memes:,} memes, {options.clients} clients x {options.queries} queries"
         yield Figure(f"{what}, answers equal to those of one client", f"{same:,} of {len(numbers):,}")
         yield Figure(
@@ -121,6 +126,39 @@ def measure(options, folder):
 def _ask_all(port, numbers):
     client = Client(port)
     return {number: client.ask(number) for number in numbers}
+
+
+def equal(one, other):
+    """Whether two answers of the API are the same, up to the last bits of their figures and such ties."""
+    first, second = one["memes"], other["memes"]
+    if len(first) != len(second) or any(one[name] != other[name] for name in ("like", "gallery", "notes")):
+        return False
+    known = {meme["id"]: meme for meme in second}
+    last = min((meme["score"] for meme in second), default=0)
+    return (
+        [word for word, _ in one["words"]] == [word for word, _ in other["words"]]
+        and all(_near(weight, same) for (_, weight), (_, same) in zip(one["words"], other["words"], strict=True))
+        and all(_near(meme["score"], same["score"]) for meme, same in zip(first, second, strict=True))
+        and all(
+            _same_meme(meme, known[meme["id"]], one["gallery"]) if meme["id"] in known else _near(meme["score"], last)
+            for meme in first
+        )
+    )
+
+
+def _same_meme(one, other, gallery):
+    """Whether two answers say the same of a meme, whatever its rank. below: a tie counts for the one or the other."""
+    figures = ("score", "qi", "qc", "alpha")
+    texts = one.keys() - {*figures, "rank", "below"}
+    return (
+        all(_near(one[name], other[name]) for name in figures)
+        and abs(one["below"] - other["below"]) * gallery < 2
+        and all(one[name] == other[name] for name in texts)
+    )
+
+
+def _near(one, other):
+    return one == other or (None not in (one, other) and abs(one - other) <= SAME)
 
 
 def percentiles(seconds):

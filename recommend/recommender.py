@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,17 +128,25 @@ class Recommender:
         """The answers to several requests; their texts are compared with the memes together, which is faster."""
         for request in requests:
             request.check()
-        answers: list[Answer] = []
+        answers = []
+        for answer in self.search_each(requests):
+            if isinstance(answer, Exception):
+                raise answer
+            answers.append(answer)
+        return answers
+
+    def search_each(self, requests: Sequence[Request]) -> Iterator[Answer | Exception]:
+        """As `search_many`; yields each answer as soon as it is there, or the error of a request that has none."""
         waiting: list[Request] = []
         texts, most = 0, max(1, SCORES_AT_ONCE // max(1, len(self.store.rows)))
         for request in requests:
             own = len(_texts_of(request))
             if waiting and texts + own > most:
-                answers += self._search_group(waiting)
+                yield from self._search_group(waiting)
                 waiting, texts = [], 0
             waiting.append(request)
             texts += own
-        return answers + (self._search_group(waiting) if waiting else [])
+        yield from self._search_group(waiting)
 
     @staticmethod
     def _as_request(request: Request | str, options: dict[str, Any]) -> Request:
@@ -146,7 +154,7 @@ class Recommender:
             return dataclasses.replace(request, **options)
         return Request(text=request, **options)
 
-    def _search_group(self, requests: Sequence[Request]) -> list[Answer]:
+    def _search_group(self, requests: Sequence[Request]) -> Iterator[Answer | Exception]:
         texts = [text for request in requests for text, _ in _texts_of(request)]
         parts: list[_Part] = []
         cut: list[int] = []
@@ -159,7 +167,7 @@ class Recommender:
                 own = {name: tensor[number : number + 1] for name, tensor in queries.items()}
                 qi = scores.qi[number] if scores.qi is not None else None
                 parts.append(_Part(scores.fused[number], 1.0, own, None, alphas[number], tuple(words[number]), qi))
-        answers, done = [], 0
+        done = 0
         for request in requests:
             weights = [weight for _, weight in _texts_of(request)]
             some = slice(done, done + len(weights))
@@ -171,8 +179,11 @@ class Recommender:
                 for text, lost in zip(texts[some], cut[some], strict=True)
                 if lost
             ]
-            answers.append(self._answer(request, self._parts(request, of_texts), notes))
-        return answers
+            try:
+                request.check()
+                yield self._answer(request, self._parts(request, of_texts), notes)
+            except Exception as error:  # the others have their answers all the same
+                yield error
 
     def _parts(self, request: Request, of_texts: list[_Part]) -> list[_Part]:
         """All parts of a request, in the order in which they count."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +26,31 @@ class NotThere(InputError):
     """An id that is not in the index, or an image that is not in its folder any more."""
 
 
-def search(recommender: Recommender, request: Request) -> dict[str, Any]:
-    """The answer as JSON has it. `like`: the id of the meme or the picture, where it is one of the index."""
-    like = request.like
-    if isinstance(like, bytes):
-        row = recommender.store.row_of_file(hashlib.sha256(like).digest())
-        if row is None:
-            check_picture(like)
-        else:
-            like = recommender.store.meme(row).image_id
-    answer = recommender.search(dataclasses.replace(request, like=like))
-    return {
-        "like": like if isinstance(like, str) else None,
-        "words": answer.words,
-        "gallery": answer.gallery,
-        "notes": answer.notes,
-        "memes": [_as_json(meme, recommender.images) for meme in answer],
-    }
+def picture(recommender: Recommender, data: bytes) -> str | bytes:
+    """What a Request takes as `like` for a stranger's picture: the id of the meme that it is, else the bytes.
+
+    InputError where it is not one of the index and is too large, or no picture.
+    """
+    row = recommender.store.row_of_file(hashlib.sha256(data).digest())
+    if row is not None:
+        return recommender.store.meme(row).image_id
+    check_picture(data)
+    return data
+
+
+def search_each(recommender: Recommender, requests: Sequence[Request]) -> Iterator[dict[str, Any] | Exception]:
+    """Yield the answer to each request as JSON has it, or its error. `like`: the id of the meme that it asks with."""
+    for request, answer in zip(requests, recommender.search_each(requests), strict=True):
+        if isinstance(answer, Exception):
+            yield answer
+            continue
+        yield {
+            "like": request.like if isinstance(request.like, str) else None,
+            "words": answer.words,
+            "gallery": answer.gallery,
+            "notes": answer.notes,
+            "memes": [_as_json(meme, recommender.images) for meme in answer],
+        }
 
 
 def _as_json(meme: Found, images: Path) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Asked
@@ -28,6 +28,7 @@ from recommend.serving import answers
 from recommend.serving.documentation import documentation
 from recommend.serving.guard import Guard
 from recommend.serving.page import page
+from recommend.serving.turns import Turns
 from recommend.store import Damaged
 from util import InputError
 
@@ -35,9 +36,8 @@ ASSETS = Path(__file__).parent
 MAX_SEEN = 1000  # ids
 MAX_ID = 4096  # characters
 UPLOAD_SECONDS = 60
-SEARCHES = max(2, min(8, (os.cpu_count() or 1) // 2))  # at once; further ones wait for their turn
+SEARCHES = max(2, min(8, (os.cpu_count() or 1) // 2))  # threads
 TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
-Result = TypeVar("Result")
 
 
 def _several(description: str, most: int = MAX_PARTS) -> Any:
@@ -84,20 +84,17 @@ class Server:
 
     def __init__(self, recommender: Recommender) -> None:
         self.recommender = recommender
-        self.pool = ThreadPoolExecutor(SEARCHES, "search")
-        self.turns = asyncio.Semaphore(SEARCHES)
+        self.turns = Turns(self._search_each, SEARCHES)
         self.uploads = asyncio.Semaphore(2 * SEARCHES)
 
     async def search(self, asked: Asked, request: Request) -> Response:
-        """Search in a thread, once it is this request's turn and if somebody still waits for the answer."""
+        """Search once it is this request's turn, and if somebody still waits for the answer."""
         request.check()
-        async with self.turns:
-            if await asked.is_disconnected():
-                return Response(status_code=204)
-            return await self.in_thread(lambda: as_json(answers.search(self.recommender, request)))
+        return await self.turns.answer(request, asked) or Response(status_code=204)
 
-    async def in_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+    def _search_each(self, requests: Sequence[Request]) -> Iterator[Response | Exception]:
+        for found in answers.search_each(self.recommender, requests):
+            yield found if isinstance(found, Exception) else as_json(found)
 
 
 def build_app(recommender: Recommender, names: Collection[str] = ()) -> ASGIApp:
@@ -140,8 +137,8 @@ def build_app(recommender: Recommender, names: Collection[str] = ()) -> ASGIApp:
         if request.like is not None:
             raise InputError("like and a picture: one of them")
         async with server.uploads:
-            data = await uploaded(asked)
-            return await server.search(asked, dataclasses.replace(request, like=data))
+            like = await run_in_threadpool(answers.picture, recommender, await uploaded(asked))
+            return await server.search(asked, dataclasses.replace(request, like=like))
 
     @app.get("/api/index", summary="What the index holds")
     def index() -> Response:
@@ -149,15 +146,15 @@ def build_app(recommender: Recommender, names: Collection[str] = ()) -> ASGIApp:
         return as_json(facts)
 
     @app.get("/api/thumbnail", summary="A meme as a small picture", response_class=Response)
-    async def thumbnail(id: Id) -> Response:
+    def thumbnail(id: Id) -> Response:
         """WebP, its first frame, at most 256 pixels long."""
-        data = await server.in_thread(lambda: answers.thumbnail(recommender, id))
+        data = answers.thumbnail(recommender, id)
         return Response(data, media_type="image/webp", headers={"cache-control": "private, max-age=600"})
 
     @app.get("/api/image", summary="A meme's file", response_class=FileResponse)
-    async def image(id: Id) -> FileResponse:
+    def image(id: Id) -> FileResponse:
         """As it is in the folder."""
-        path, kind = await server.in_thread(lambda: answers.image_file(recommender, id))
+        path, kind = answers.image_file(recommender, id)
         return FileResponse(path, media_type=kind, headers={"cache-control": "private, max-age=600"})
 
     app.add_exception_handler(InputError, _refused)

@@ -230,6 +230,26 @@ def test_several_requests_at_once_are_answered_as_one_by_one(recommender, monkey
             assert np.allclose([meme.score for meme in one], [meme.score for meme in other], atol=1e-5)
 
 
+def test_of_several_requests_each_gets_its_answer_or_its_own_error(recommender, monkeypatch):
+    right = [Request("life is blue", top=3), Request("life is red", emotion="happy"), Request(emotion="sad")]
+    wrong = [Request("a", emotion="joyful"), Request(), Request("a", top=0), Request(like=b"no image")]
+    requests = [*wrong[:2], right[0], wrong[2], right[1], wrong[3], right[2]]
+    told = ("none of the model's", "nothing to search for", "top is 0", "not a JPEG")
+    for most in (1, 2**24):
+        monkeypatch.setattr("recommend.recommender.SCORES_AT_ONCE", most)
+        found = list(recommender.search_each(requests))
+        answers = [answer for answer in found if not isinstance(answer, Exception)]
+        assert [isinstance(answer, InputError) for answer in found] == [request in wrong for request in requests]
+        for request, answer in zip(right, answers, strict=True):
+            alone = recommender.search(request)
+            assert [meme.id for meme in answer] == [meme.id for meme in alone]
+            assert np.allclose([meme.score for meme in answer], [meme.score for meme in alone], atol=1e-6)
+        errors = [str(answer) for answer in found if isinstance(answer, InputError)]
+        assert all(sentence in error for sentence, error in zip(told, errors, strict=True))
+        with pytest.raises(InputError, match="none of the model's"):
+            recommender.search_many([right[0], wrong[0]])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.serving import equal
 from recommend import Request
 from recommend.__main__ import main
 from recommend.serving import answers, run
@@ -326,7 +327,7 @@ def test_texts_from_data_are_no_markup(address):
 
 
 def test_a_bug_is_told_without_a_traceback(address, recommender, monkeypatch, capfd):
-    monkeypatch.setattr("recommend.serving.answers.search", lambda *_: 1 / 0)
+    monkeypatch.setattr("recommend.serving.answers.search_each", lambda *_: 1 / 0)
     status, found = ask_json(address, "/api/search", text="x")
     assert status == 500 and "ZeroDivisionError" not in found["error"] and "terminal" in found["error"]
 
@@ -358,36 +359,46 @@ def test_many_clients_at_once_get_the_answers_of_one(recommender, address):
 
     def client(number):
         order = np.random.default_rng(number).permutation(len(queries))
-        return all(ask_json(address, "/api/search", **queries[n]) == alone[n] for n in order)
+        got = {n: ask_json(address, "/api/search", **queries[n]) for n in order}
+        return all(status == 200 and equal(found, alone[n][1]) for n, (status, found) in got.items())
 
     with ThreadPoolExecutor(16) as clients:
         assert all(clients.map(client, range(16)))
     assert {status for status, _ in alone} == {200}
 
 
-def test_who_has_gone_is_not_searched_for(recommender, monkeypatch):
+def test_who_waits_is_searched_for_together_and_who_has_gone_is_not(recommender, monkeypatch):
     begun, go_on, searched = threading.Event(), threading.Event(), []
-    search = answers.search
+    search = answers.search_each
 
-    def slow(recommender, request):
-        searched.append(request.text)
+    def slow(recommender, requests):
+        searched.append([request.text for request in requests])
         begun.set()
         go_on.wait(30)
-        return search(recommender, request)
+        return search(recommender, requests)
 
-    monkeypatch.setattr("recommend.serving.answers.search", slow)
+    monkeypatch.setattr("recommend.serving.answers.search_each", slow)
     monkeypatch.setattr("recommend.serving.app.SEARCHES", 1)
-    with served(recommender) as address, ThreadPoolExecutor(1) as client:
-        first = client.submit(ask_json, address, "/api/search", text="first")
+    waiting = [{"text": "life is red"}, {"text": "x", "emotion": "joyful"}, {"text": "y", "like": "nobody"}]
+    waiting += [{"text": "life is blue", "plus": "a grey ball", "top": 3}, {"like": ODD_NAMES[0]}]
+    with served(recommender) as address, ThreadPoolExecutor(8) as clients:
+        first = clients.submit(ask_json, address, "/api/search", text="first")
         assert begun.wait(30)
         host, port = address.removeprefix("http://").rstrip("/").split(":")
         with socket.create_connection((host, int(port))) as impatient:
             impatient.sendall(f"GET /api/search?text=gone HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             time.sleep(0.2)
+        others = [clients.submit(ask_json, address, "/api/search", **query) for query in waiting]
+        time.sleep(0.5)
+        assert ask(address, "/api/thumbnail", id=ODD_NAMES[0])[0] == 200  # which waits for no search
         go_on.set()
         assert first.result()[0] == 200
-        assert ask(address, "/api/search", text="last")[0] == 200
-    assert searched == ["first", "last"]
+        got = [other.result() for other in others]
+        assert [status for status, _ in got] == [200, 400, 400, 200, 200]
+        assert "none of the model's emotions" in got[1][1]["error"] and "no meme of the index" in got[2][1]["error"]
+        alone = [ask_json(address, "/api/search", **query) for query in waiting]
+        assert all(equal(one[1], other[1]) for one, other in zip(got, alone, strict=True) if one[0] == 200)
+    assert searched[0] == ["first"] and sorted(searched[1]) == sorted(query.get("text", "") for query in waiting)
 
 
 def command(index, *more):
