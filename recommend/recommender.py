@@ -51,7 +51,7 @@ class _Part:
 class Recommender:
     """An index and its model. Threads may search at the same time.
 
-    What is found is the index as it was when it was opened; `open` again sees what an indexing call has changed since.
+    What is found is the index as it was when it was opened; `reopened` sees what an indexing call has changed since.
     """
 
     def __init__(self, store: Store, model: ModelInUse) -> None:
@@ -71,19 +71,22 @@ class Recommender:
         InputError where there is no index, or the checkpoint is missing or another one.
         """
         store = Store.open(index)
-        made_with = store.state["model"]
-        path = Path(model if model is not None else made_with["path"])
+        path = Path(model if model is not None else store.state["model"]["path"])
         if not path.is_file():
             raise InputError(
                 f"{path}: found no such checkpoint, which {index} was made with (--model says where it is)"
             )
         opened = ModelInUse(path, device)
-        if opened.sha256 != made_with["sha256"]:
-            raise InputError(
-                f"{index}: was made with the model {made_with['path']} (SHA-256 {made_with['sha256'][:12]}...), not "
-                f"with {path} ({opened.sha256[:12]}...)"
-            )
+        _check_model(store, opened)
         return cls(store, opened)
+
+    def reopened(self) -> Recommender:
+        """The index as it is now, with the same model. InputError where it is of another one, or is none any more."""
+        store = Store.open(self.store.folder)
+        _check_model(store, self.model)
+        recommender = type(self)(store, self.model)
+        recommender._temporary = self._temporary
+        return recommender
 
     @classmethod
     def from_images(
@@ -352,6 +355,16 @@ class Recommender:
                 rows = [np.pad(row, [(0, longest - len(row)), *[(0, 0)] * (row.ndim - 1)]) for row in rows]
             arrays[name] = np.stack(rows)
         return Embeddings(tuple(os.fspath(path) for path in images), arrays)
+
+
+def _check_model(store: Store, model: ModelInUse) -> None:
+    """InputError where an index was made with another model."""
+    made_with = store.state["model"]
+    if model.sha256 != made_with["sha256"]:
+        raise InputError(
+            f"{store.folder}: was made with the model {made_with['path']} (SHA-256 {made_with['sha256'][:12]}...), not "
+            f"with {model.path} ({model.sha256[:12]}...)"
+        )
 
 
 def _texts_of(request: Request) -> list[tuple[str, float]]:

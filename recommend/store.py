@@ -138,10 +138,13 @@ def newest_state(folder: Path) -> dict[str, Any]:
 
 
 class Store:
-    """The rows of an index, mapped into memory. In memory are a few bytes for each: see `offsets`."""
+    """The rows of an index, mapped into memory. In memory are a few bytes for each: see `offsets`.
 
-    def __init__(self, folder: Path, state: Mapping[str, Any]) -> None:
-        self.folder, self.state = folder, state
+    stamp: of index.json, before it was read; `stamp_now` gives another one where it has been written since.
+    """
+
+    def __init__(self, folder: Path, state: Mapping[str, Any], stamp: tuple[int, ...] | None = None) -> None:
+        self.folder, self.state, self.stamp = folder, state, stamp
         self.data = folder / state["data"]
         try:
             self.rows = self._map(ROWS, ROW)
@@ -174,13 +177,17 @@ class Store:
             begun = " is not finished: give the command that makes it again" if (folder / PROGRESS).exists() else ""
             raise InputError(f"{folder}:{begun or ' holds no index (python -m recommend index makes one)'}")
         for last in (False, True):
+            stamp = _stamp(folder)
             state = read_state(folder, INDEX)
             try:
-                return cls(folder, state)
+                return cls(folder, state, stamp)
             except Damaged:  # it may have been replaced in between
                 if last or read_state(folder, INDEX) == state:
                     raise
         raise AssertionError
+
+    def stamp_now(self) -> tuple[int, ...] | None:
+        return _stamp(self.folder)
 
     def _map(self, name: str, kind: np.dtype) -> np.ndarray:
         size = self.state["bytes"].get(name, 0)
@@ -249,6 +256,15 @@ class Store:
         sizes, rows = self.state["bytes"], max(1, len(self.rows))
         of_features = sum(size for name, size in sizes.items() if name.removesuffix(".bin") in self.state["features"])
         return {"features": of_features / rows, "rest": (sum(sizes.values()) - of_features) / rows}
+
+
+def _stamp(folder: Path) -> tuple[int, ...] | None:
+    """What changes when another index.json takes the place of this one; None where there is none."""
+    try:
+        status = os.stat(folder / INDEX)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class Lookup:

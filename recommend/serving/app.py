@@ -25,6 +25,7 @@ from pages import markup
 from recommend.recommender import Recommender
 from recommend.request import MAX_PARTS, MAX_TEXT, MAX_TOP, MAX_WEIGHT, Request
 from recommend.serving import answers
+from recommend.serving.current import Current
 from recommend.serving.documentation import documentation
 from recommend.serving.guard import Guard
 from recommend.serving.page import page
@@ -80,10 +81,10 @@ def wanted(
 
 
 class Server:
-    """What the paths share: the opened index, and threads that search it."""
+    """What the paths share: the index as it is now, and threads that search it."""
 
     def __init__(self, recommender: Recommender) -> None:
-        self.recommender = recommender
+        self.current = Current(recommender)
         self.turns = Turns(self._search_each, SEARCHES)
         self.uploads = asyncio.Semaphore(2 * SEARCHES)
 
@@ -93,7 +94,7 @@ class Server:
         return await self.turns.answer(request, asked) or Response(status_code=204)
 
     def _search_each(self, requests: Sequence[Request]) -> Iterator[Response | Exception]:
-        for found in answers.search_each(self.recommender, requests):
+        for found in answers.search_each(self.current(), requests):
             yield found if isinstance(found, Exception) else as_json(found)
 
 
@@ -106,7 +107,6 @@ def build_app(recommender: Recommender, names: Collection[str] = ()) -> ASGIApp:
         telemetry=TELEMETRY,
     )
     server = Server(recommender)
-    facts = answers.facts(recommender)
     files = {
         "/page.css": ("text/css", markup.styles(ASSETS / "page.css")),
         "/page.js": ("text/javascript", markup.script(ASSETS / "page.js")),
@@ -116,7 +116,7 @@ def build_app(recommender: Recommender, names: Collection[str] = ()) -> ASGIApp:
 
     @app.get("/", include_in_schema=False)
     def show_page() -> HTMLResponse:
-        return HTMLResponse(page(facts))
+        return HTMLResponse(page(answers.facts(server.current())))
 
     @app.get("/docs", include_in_schema=False)
     def show_documentation(asked: Asked) -> HTMLResponse:
@@ -137,24 +137,25 @@ def build_app(recommender: Recommender, names: Collection[str] = ()) -> ASGIApp:
         if request.like is not None:
             raise InputError("like and a picture: one of them")
         async with server.uploads:
-            like = await run_in_threadpool(answers.picture, recommender, await uploaded(asked))
+            data = await uploaded(asked)
+            like = await run_in_threadpool(lambda: answers.picture(server.current(), data))
             return await server.search(asked, dataclasses.replace(request, like=like))
 
     @app.get("/api/index", summary="What the index holds")
     def index() -> Response:
         """The number of `memes`, the `emotions` that the model knows and the most frequent ones of the memes."""
-        return as_json(facts)
+        return as_json(answers.facts(server.current()))
 
     @app.get("/api/thumbnail", summary="A meme as a small picture", response_class=Response)
     def thumbnail(id: Id) -> Response:
         """WebP, its first frame, at most 256 pixels long."""
-        data = answers.thumbnail(recommender, id)
+        data = answers.thumbnail(server.current(), id)
         return Response(data, media_type="image/webp", headers={"cache-control": "private, max-age=600"})
 
     @app.get("/api/image", summary="A meme's file", response_class=FileResponse)
     def image(id: Id) -> FileResponse:
         """As it is in the folder."""
-        path, kind = answers.image_file(recommender, id)
+        path, kind = answers.image_file(server.current(), id)
         return FileResponse(path, media_type=kind, headers={"cache-control": "private, max-age=600"})
 
     app.add_exception_handler(InputError, _refused)
