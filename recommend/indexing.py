@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -90,7 +91,7 @@ def update(
     folder = Path(folder)
     held: list[Any] = []
     try:
-        distributed.call_in_main(lambda: held.append(_lock(folder)))
+        distributed.call_in_main(lambda: held.append(_lock(folder, gallery.images)))
         settings = _settings(model, gallery, full)
         _check_same(folder, settings)
         return _Update(folder, model, gallery, settings, progress).run()
@@ -99,13 +100,16 @@ def update(
             file.close()
 
 
-def _lock(folder: Path) -> Any:
+def _lock(folder: Path, images: Path) -> Any:
+    if folder.resolve().is_relative_to(images.resolve()):
+        raise InputError(f"{folder}: lies in the folder of the images: name one outside it (--out)")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
-    held = {INDEX, PROGRESS, LOCK}
-    if not any((folder / name).exists() for name in held) and any(folder.iterdir()):
+    begun = re.compile(rf"{re.escape(LOCK)}|data-1")  # what is there before progress.json is
+    is_index = any((folder / name).exists() for name in (INDEX, PROGRESS))
+    if not is_index and not all(begun.fullmatch(path.name) for path in folder.iterdir()):
         raise InputError(f"{folder}: holds other files and no index: name a new folder (--out)")
     try:
         return take_lock(folder / LOCK, command_line())

@@ -334,7 +334,7 @@ class Writer:
             meme = row.meme
             known: dict[str, Any] = {"id": meme.image_id, "path": meme.image, "text": meme.text}
             known |= {"captions": meme.captions, "emotions": meme.emotions}
-            line = (json.dumps(known, ensure_ascii=False) + "\n").encode()
+            line = (json.dumps(known, ensure_ascii=False) + "\n").encode(errors="surrogatepass")
             lines.append(line)
             entry["key"], entry["place"] = np.void(key_of(row.pixels, meme)), np.void(place_of(meme))
             entry["pixels"], entry["file"] = np.void(row.pixels), np.void(row.file)

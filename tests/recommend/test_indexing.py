@@ -162,14 +162,14 @@ def test_a_path_that_leaves_its_folder_later_is_refused(checkpoint_file, communi
 
 
 def annotation(path, **row):
-    return json.dumps({"image": path.name, "sha256": sha256_of(path), "status": "ok", **row}, ensure_ascii=False)
+    return json.dumps({"image": path.name, "sha256": sha256_of(path), "status": "ok", **row})
 
 
 def test_annotations_are_taken_by_the_files_content(checkpoint_file, community, tmp_path):
     images = sorted((community / "images").glob("*.png"))
     lines = [
         annotation(images[0], captions=["early"], emotions=["sad"]),
-        annotation(images[1], captions=["grüße 中文"], text="SO RED", emotions=["Joyful", "none"]),
+        annotation(images[1], captions=["grüße 中文 \ud83d"], text="SO RED", emotions=["Joyful", "none"]),
         annotation(images[2], status="blocked", error="no"),
         annotation(images[0], captions=["late", "and more"], emotions=[]),
     ]
@@ -178,7 +178,7 @@ def test_annotations_are_taken_by_the_files_content(checkpoint_file, community, 
     summary, recommender = indexed(checkpoint_file, tmp_path / "index", community / "images", annotations=file)
     found = answers(recommender)
     assert found[images[0].name][1:] == ((), ("late", "and more"), "")
-    assert found[images[1].name][1:] == (("happy",), ("grüße 中文",), "SO RED")  # the table's word for it
+    assert found[images[1].name][1:] == (("happy",), ("grüße 中文 \ud83d",), "SO RED")  # the table's word for it
     assert found[images[2].name][1:] == ((), (), "")
     assert summary.without_captions == summary.memes - 2
     file.write_text(file.read_text(encoding="utf-8").replace("late", "later"), encoding="utf-8")
@@ -221,8 +221,18 @@ def test_an_index_of_another_model_or_precision_is_refused(place, checkpoint_fil
 def test_folders_that_are_no_index_are_refused(checkpoint_file, community, tmp_path):
     with pytest.raises(InputError, match="holds no index"):
         Recommender.open(tmp_path)
-    with pytest.raises(InputError, match="holds other files"):
-        indexed(checkpoint_file, community, community / "images")
+    (tmp_path / "run" / "data-7").mkdir(parents=True)
+    (tmp_path / "run" / "data-7" / "mine.txt").write_text("mine", encoding="utf-8")
+    (tmp_path / "run" / ".lock").write_text("", encoding="utf-8")  # a run's folder has one
+    (tmp_path / "run" / "checkpoint_best.pt").write_bytes(b"")
+    for other in (community, tmp_path / "run"):
+        before = sorted(other.rglob("*"))
+        with pytest.raises(InputError, match="holds other files"):
+            indexed(checkpoint_file, other, community / "images")
+        assert sorted(other.rglob("*")) == before
+    for inside in (community / "images" / "index", community / "images"):
+        with pytest.raises(InputError, match="lies in the folder of the images"):
+            indexed(checkpoint_file, inside, community / "images")
     folder = tmp_path / "index"
     indexed(checkpoint_file, folder, community / "images")
     whole = (folder / "index.json").read_text(encoding="utf-8")
