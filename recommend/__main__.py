@@ -244,12 +244,16 @@ def lines(request: Request, answer: Answer) -> Iterator[str]:
     if not answer.memes:
         yield f"nothing was found among {answer.gallery:,} memes"
         return
-    alpha, parts = answer[0].alpha, (not is_blank(request.text), request.like, *request.plus, *request.minus)
-    joined = sum(map(bool, (*parts, request.emotion))) > 1
+    before_minus = (not is_blank(request.text), request.like, *request.plus)
+    taken_away = bool(request.minus) and not any(before_minus)
+    joined = sum(map(bool, (*before_minus, *request.minus, request.emotion))) > 1
+    alpha = answer[0].alpha
     weights = f"{alpha:.2f} QI + {1 - alpha:.2f} QC" if alpha is not None else ""
+    if taken_away:
+        weights = f"-({weights or 'QI or QC'})"
     if joined:
-        of_first = weights and f", which counts as {weights}"
-        yield f"the score joins several parts; QI and QC are the first one's{of_first}"
+        yield "the score joins several parts and may exceed 1: it compares memes within this search alone"
+        yield f"QI and QC are those of the first part{weights and f', which counts as {weights}'}"
     elif weights:
         yield f"score = {weights}"
     yield f"below: the share of the {answer.gallery:,} memes that score lower"

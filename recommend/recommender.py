@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -184,16 +185,16 @@ class Recommender:
             ]
             try:
                 request.check()
-                yield self._answer(request, self._parts(request, of_texts), notes)
+                yield self._answer(request, *self._parts(request, of_texts), notes)
             except Exception as error:  # the others have their answers all the same
                 yield error
 
-    def _parts(self, request: Request, of_texts: list[_Part]) -> list[_Part]:
-        """All parts of a request, in the order in which they count."""
+    def _parts(self, request: Request, of_texts: list[_Part]) -> tuple[list[_Part], int | None]:
+        """All parts of a request, in the order in which they count; the row of the meme that `like` is, if any."""
         first = 0 if is_blank(request.text) else 1
-        parts = of_texts[:first]
+        parts, row = of_texts[:first], None
         if request.like is not None:
-            picture = self._picture(request.like)
+            picture, row = self._picture(request.like)
             scores = scoring.picture_scores(self.model, self.store, picture)[0]
             alpha = None
             if picture.get("caption") is not None and picture["caption"].any():
@@ -203,23 +204,22 @@ class Recommender:
         if request.emotion is not None:
             affinity = self.model.emotion_affinity(request.emotion)
             parts.append(_Part(scoring.emotion_scores(self.store, affinity)[0], 1.0))
-        return parts
+        return parts, row
 
-    def _picture(self, like: str | Path | bytes) -> Features:
-        """The features of a picture: of the index, where its id or its file is there, else as the model sees it."""
+    def _picture(self, like: str | Path | bytes) -> tuple[Features, int | None]:
+        """(a picture's features, its row in the index): as the model sees it and None, where it is not there."""
         if isinstance(like, str):
-            row = self._row_of(like)
+            row: int | None = self._row_of(like)
         else:
-            try:
-                data = like if isinstance(like, bytes) else read_file(like)
-                found = prepared(data, self.model.settings)
-            except BadImage as error:
-                raise InputError(f"{'the picture' if isinstance(like, bytes) else like}: {error}") from error
-            known = self.store.row_of_file(found.file)
-            if known is None:
-                return self.model.encode_memes([Meme("", "", (), (), "")], [found.frames])[0]
-            row = known
-        return scoring.read_rows(self.store, self.model.device, np.array([row]))
+            data = like if isinstance(like, bytes) else read_file(like)
+            row = self.store.row_of_file(hashlib.sha256(data).digest())
+        if row is not None:
+            return scoring.read_rows(self.store, self.model.device, np.array([row])), row
+        try:
+            frames = prepared(data, self.model.settings).frames
+        except BadImage as error:
+            raise InputError(f"{'the picture' if isinstance(like, bytes) else like}: {error}") from error
+        return self.model.encode_memes([Meme("", "", (), (), "")], [frames])[0], None
 
     def _row_of(self, image_id: str) -> int:
         row = self.store.row_of(image_id)
@@ -227,15 +227,16 @@ class Recommender:
             raise InputError(f"{image_id[:200]}: no meme of the index has this id")
         return row
 
-    def _answer(self, request: Request, parts: list[_Part], notes: list[str]) -> Answer:
+    def _answer(self, request: Request, parts: list[_Part], like: int | None, notes: list[str]) -> Answer:
+        """like: the row of the meme that the request's picture is, which does not come: who asks has it."""
         total = self._total(parts)
         if not np.isfinite(total[self.store.live]).all():
             raise InputError("the model gives scores that are no numbers: it cannot be searched with")
         seen = [row for image_id in dict.fromkeys(request.seen) if (row := self.store.row_of(image_id)) is not None]
         if unknown := len(set(request.seen)) - len(seen):
             notes.append(f"{unknown:,} of the seen memes are not in the index")
-        if isinstance(request.like, str):
-            seen.append(self._row_of(request.like))  # who asks has it
+        if like is not None:
+            seen.append(like)
         chosen, hidden = self._choose(request, total, seen)
         shown = self._shown(parts[0], np.array(chosen, np.int64))
         below = self._share_below(total, total[chosen])

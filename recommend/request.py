@@ -22,14 +22,16 @@ Weighted = tuple[str, float]
 class Request:
     """A search. At least one of `text`, `like`, `plus`, `minus` and `emotion` is needed.
 
-    text: a sentence. like: memes like this one, which is one of the index by its id (str; it does not come itself), a
-    file (Path), or an image's bytes. plus, minus: further sentences with weights above 0, which are added and taken
-    away. emotion: memes whose persons show it come first. seen: ids of memes that are not to come again. min_score:
-    memes below it are left out. duplicates: show memes that are nearly the same as one before.
+    text: a sentence. like: memes like this one, which is one of the index by its id (str), a file (Path), or an image's
+    bytes; a meme of the index does not come itself, whichever way it is given. plus, minus: further sentences with
+    weights above 0, which are added and taken away. emotion: memes whose persons show it come first. seen: ids of memes
+    that are not to come again. min_score: memes below it are left out. duplicates: show memes that are nearly the same
+    as one before.
 
     Parts join like this: the first of text, like, plus, minus and emotion that is given counts as it is. Of each
     further one the deviation from its mean over the gallery, brought to the first one's spread, is added, times its
-    weight: with a weight of 1 it counts as much.
+    weight: with a weight of 1 it counts as much. So a score of several parts may exceed 1, and compares memes of one
+    answer.
     """
 
     text: str = ""
@@ -67,10 +69,10 @@ class Request:
 class Found:
     """A meme that was found.
 
-    score: what the order is by; cosines have no meaning of their own, hence `below`: the share of the gallery that
-    scores lower. qi, qc: the two similarities of the request's text (or of its picture, where it has no text), None
-    where the model or the meme has no such part; alpha: the weight of qi. duplicates: ids of memes that would come
-    later, are nearly the same, and are not shown.
+    score: what the order is by: of one part its similarity, of several their sum (see Request). It has no meaning of
+    its own, hence `below`: the share of the gallery that scores lower. qi, qc: the two similarities of the request's
+    text (or of its picture, where it has no text), None where the model or the meme has no such part; alpha: the weight
+    of qi. duplicates: ids of memes that would come later, are nearly the same, and are not shown.
     """
 
     rank: int

@@ -124,7 +124,8 @@ def build_app(recommender: Recommender, names: Collection[str] = ()) -> ASGIApp:
 
     @app.get("/api/search", summary="Search by a sentence, a meme of the index, an emotion")
     async def search(asked: Asked, request: Annotated[Request, Depends(wanted)]) -> Response:
-        """What is found, best first: `memes`, with `score`, `qi`, `qc`, `alpha` (the weight of QI), `below` (the share
+        """What is found, best first: `memes`, with `score` (of several parts it may exceed 1, and compares memes of one
+        answer), `qi`, `qc`, `alpha` (the weight of QI), `below` (the share
         of the gallery that scores lower), `emotions`, `captions`, `text` and the ids of near-duplicates that are not
         shown; `words`, the weights of the text's words; `gallery`, how many memes were compared; `notes`."""
         return await server.search(asked, request)

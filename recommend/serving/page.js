@@ -210,8 +210,10 @@ function how(answer) {
   if (alpha !== null) told.unshift("QI compares with the picture and its emotions, QC with its captions.");
   const picture = asked.has("like") || asked.has("picture");
   const joined = [...["plus", "minus"].flatMap((name) => asked.getAll(name)), asked.get("text"), asked.get("emotion"), picture].filter(Boolean).length > 1;
-  if (joined) told.push("QI, QC and their weights are those of the first part.");
-  const weights = alpha === null ? "" : `${alpha.toFixed(2)} QI + ${(1 - alpha).toFixed(2)} QC`;
+  if (joined) told.push("QI, QC and their weights are those of the first part. A joint score may exceed 1: it compares memes within this search alone.");
+  const taken = asked.has("minus") && !asked.get("text") && !picture && !asked.has("plus");
+  const sum = alpha === null ? "" : `${alpha.toFixed(2)} QI + ${(1 - alpha).toFixed(2)} QC`;
+  const weights = taken && sum ? `−(${sum})` : sum;
   const further = joined ? `${weights && ", "}joined with what else is asked for` : "";
   const formula = weights || further ? `Score = ${weights}${further}` : "What the numbers are";
   parts.push(element("details", {}, element("summary", {}, formula), element("p", { class: "quiet" }, told.join(" "))));

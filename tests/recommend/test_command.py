@@ -16,7 +16,7 @@ from recommend.runs import read_queries
 from tests.conftest import ROOT
 from tests.recommend.models import save_model
 from tests.tiny_community import Place, read_csv, write_csv
-from util import InputError
+from util import InputError, sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,10 @@ def test_search_prints_ranks_scores_and_texts(place, capsys):
     out = printed(capsys, command(place, "search", "life is red", "--min_score", "50"))
     assert out.endswith("nothing was found among 32 memes\n")
     out = printed(capsys, command(place, "search", "life is red", "+", "a ball", "--top", "1"))
-    assert "the score joins several parts; QI and QC are the first one's, which counts as" in out
+    assert "the score joins several parts and may exceed 1: it compares memes within this search alone\n" in out
+    assert "QI and QC are those of the first part, which counts as 0." in out
+    out = printed(capsys, command(place, "search", "-", "life is red", "--top", "1"))
+    assert f"score = -({memes[0].alpha:.2f} QI + {1 - memes[0].alpha:.2f} QC)\n" in out
 
 
 def test_search_prints_json_with_all_that_composes(place, tmp_path, capsys):
@@ -98,8 +101,11 @@ def test_search_prints_json_with_all_that_composes(place, tmp_path, capsys):
     assert [meme["id"] for meme in found["memes"]] == [meme.id for meme in expected]
     assert np.allclose([meme["score"] for meme in found["memes"]], [meme.score for meme in expected], atol=1e-6)
     path = recommender.image_path(ids[1])
+    known = recommender.store.row_of_file(bytes.fromhex(sha256_of(path)))
+    same = recommender.store.meme(known).image_id
     by_file = json.loads(printed(capsys, command(place, "search", "--like", path, "--json", "--duplicates")))
-    assert ids[1] in [meme["id"] for meme in by_file["memes"][:2]]
+    by_id = json.loads(printed(capsys, command(place, "search", "--like", same, "--json", "--duplicates")))
+    assert by_file == by_id and same not in [meme["id"] for meme in by_id["memes"]]
 
 
 def test_queries_of_a_file_make_a_run_that_trec_eval_reads(place, tmp_path, capsys):
