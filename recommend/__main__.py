@@ -13,6 +13,7 @@ import dataclasses
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -260,14 +261,20 @@ def lines(request: Request, answer: Answer) -> Iterator[str]:
     yield f"{'rank':>4} {'score':>7} {'below':>7} {'QI':>7} {'QC':>7}  file"
     for meme in answer:
         qi, qc = (f"{number:7.4f}" if number is not None else f"{'-':>7}" for number in (meme.qi, meme.qc))
-        yield f"{meme.rank:4} {meme.score:7.4f} {meme.below:7.2%} {qi} {qc}  {meme.path}"
+        yield f"{meme.rank:4} {meme.score:7.4f} {meme.below:7.2%} {qi} {qc}  {without_controls(str(meme.path))}"
         emotions = f"[{', '.join(meme.emotions)}] " if meme.emotions else ""
         for told in (emotions + meme.caption, meme.text and f"text: {meme.text}"):
             if told:
-                yield f"{'':35}  {' '.join(told.split())}"
+                yield f"{'':35}  {without_controls(' '.join(told.split()))}"
         if meme.duplicates:
             more = f" and {len(meme.duplicates) - NAMED} more" if len(meme.duplicates) > NAMED else ""
-            yield f"{'':35}  nearly the same, not shown: {', '.join(meme.duplicates[:NAMED])}{more}"
+            named = without_controls(", ".join(meme.duplicates[:NAMED]))
+            yield f"{'':35}  nearly the same, not shown: {named}{more}"
+
+
+def without_controls(text: str) -> str:
+    """A text from data for the terminal, which would obey control characters: each as "?"."""
+    return "".join("?" if unicodedata.category(letter) == "Cc" else letter for letter in text)
 
 
 def serve(args: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ from preprocess.comparing.perceptual_hash import ENOUGH, phashes, shrink
 from recommend.gallery import Gallery, path_within
 from recommend.model import ModelInUse, to_rows
 from recommend.store import INDEX, LOCK, PROGRESS, Lookup, Row, Store, Writer, key_of, newest_state
-from util import InputError, take_lock
+from util import InputError, NotWritten, take_lock
 
 ROUND = 512  # memes of all processes between two times that the work so far is kept
 BATCH = 64  # memes that a process encodes at once, where --batch_size_val allows as many
@@ -113,6 +113,8 @@ def _lock(folder: Path, images: Path) -> Any:
         raise InputError(f"{folder}: holds other files and no index: name a new folder (--out)")
     try:
         return take_lock(folder / LOCK, command_line())
+    except NotWritten:
+        raise
     except InputError as error:
         raise InputError(f"{folder} is being written: {error}") from None
 

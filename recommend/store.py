@@ -160,6 +160,8 @@ class Store:
                 name: self._map(f"{name}.bin", KINDS[state["precision"]]).reshape(-1, *width)
                 for name, width in state["features"].items()
             }
+        except PermissionError as error:
+            raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"{folder}: a damaged index ({error}): make it anew in another folder") from error
         tokens = int(self.features.offsets[-1])

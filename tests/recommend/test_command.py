@@ -1,17 +1,19 @@
 """`python -m recommend`: what it prints and writes, and how it refuses."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import pytrec_eval
 
-from recommend import Recommender
-from recommend.__main__ import main, split_texts
+from recommend import Answer, Found, Recommender, Request
+from recommend.__main__ import lines, main, split_texts
 from recommend.runs import read_queries
 from tests.conftest import ROOT
 from tests.recommend.models import save_model
@@ -77,6 +79,16 @@ def test_search_prints_ranks_scores_and_texts(place, capsys):
     assert "QI and QC are those of the first part, which counts as 0." in out
     out = printed(capsys, command(place, "search", "-", "life is red", "--top", "1"))
     assert f"score = -({memes[0].alpha:.2f} QI + {1 - memes[0].alpha:.2f} QC)\n" in out
+
+
+def test_texts_and_names_do_not_command_the_terminal():
+    meme = Found(
+        1, "a", Path("a\nb\x9b.png"), 0.5, 0.5, 0.5, None, None, (), ("\x1b[2Jred \U0001f469\u200d\U0001f527",), "x\x07"
+    )
+    meme = dataclasses.replace(meme, duplicates=("c\x1b]0;d",))
+    told = "\n".join(lines(Request("red"), Answer((meme,), gallery=2)))
+    assert "a?b?.png" in told and "?[2Jred \U0001f469\u200d\U0001f527" in told and "x?" in told and "c?]0;d" in told
+    assert not set(told) & {"\x1b", "\x07", "\x9b"}
 
 
 def test_search_prints_json_with_all_that_composes(place, tmp_path, capsys):
