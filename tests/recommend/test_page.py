@@ -176,6 +176,10 @@ def test_a_link_holds_the_query(opened, recommender):
         shown(other, 5) == wanted and other.locator(".part input[type=text]").input_value() == "a blue picture & more"
     )
     assert other.locator("#options").get_attribute("open") is not None and other.locator("#duplicates").is_checked()
+    assert "it compares memes within this search alone" in other.locator("#how").text_content()
+    taken_away = opened("?minus=a+grey+ball")
+    assert shown(taken_away) == ids(recommender, Request(minus=[("a grey ball", 1)]))
+    assert "Score = −(" in taken_away.locator("#how").inner_text()
     other.get_by_role("button", name="More memes").click()
     other.locator(".meme").nth(10).wait_for()
     assert len(shown(other)) == 25
