@@ -135,7 +135,7 @@ def prepare(args, given, device, saved, splits, lines, logger):
     if args.branches != "qc":
         seen = backbone.image_input
         images, splits, more = loaders.check_images(
-            args, splits, seen.size, distributed.is_main(), seen.interpolation, seen.mean_colour
+            args, splits, seen.size, distributed.is_main(), seen.interpolation, seen.mean_colour, logger.info
         )
         lines += more
     emotions = model.emotion_vectors.index_of if model.emotion_vectors is not None else {}

@@ -270,11 +270,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_locks)
 
 
-def take_lock(path: str | os.PathLike[str], command: str) -> IO[bytes]:
+def take_lock(path: str | os.PathLike[str], command: str, patience: float = 0) -> IO[bytes]:
     """Lock a file, made where there is none, and write into it who holds it: the file, to be closed at the end.
 
-    InputError, with the holder as text, where another process has the lock. Where the parent process has it and passes
-    it on (LOCK_VARIABLE), it is this one's too.
+    InputError, with the holder as text, where another process has the lock, for `patience` seconds on end. Where the
+    parent process has it and passes it on (LOCK_VARIABLE), it is this one's too.
     """
     file = None
     with contextlib.suppress(OSError, ValueError):
@@ -285,7 +285,10 @@ def take_lock(path: str | os.PathLike[str], command: str) -> IO[bytes]:
         file = file or open(path, "a+b", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise not_written(path, error) from error
-    if not locked(file):
+    deadline = time.monotonic() + patience
+    while not (taken := locked(file)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if not taken:
         holder = ""
         for _ in range(20):  # one that has just taken it is about to write
             file.seek(0)

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from dataloaders import loader_processes
 from dataloaders.batch_plan import BatchPlan
 from dataloaders.communities import COMMUNITIES, missing_data_message
-from dataloaders.image_transform import PAD_COLOUR, Colour
+from dataloaders.image_transform import PAD_COLOUR, Colour, ImageSettings
 from dataloaders.meme_dataset import MemeDataset, RecordDataset, Sample, SplitData, collate, query_batch
-from dataloaders.meme_images import ImageSettings, MemeImages
+from dataloaders.meme_images import MemeImages
 from dataloaders.meme_records import Split, emotion_ids, read_splits, texts
 from dataloaders.readability import readability, readability_lines
 from dataloaders.token_table import TextTokenizer, TokenTable
@@ -64,11 +64,13 @@ def check_images(
     progress: bool,
     interpolation: str = "bicubic",
     pad_colour: Colour = PAD_COLOUR,
+    tell: Callable[[str], object] = print,
 ) -> tuple[MemeImages, dict[str, Split], list[str]]:
     """Decode all the splits' images once: (MemeImages, splits without bad ones, lines to tell the user).
 
-    `image_size` (pixels a side), `interpolation`, `pad_colour`: of the image tower; the defaults are CLIP's. Raises
-    InputError that names the bad images, unless --skip_bad_images.
+    `image_size` (pixels a side), `interpolation`, `pad_colour`: of the image tower; the defaults are CLIP's. `tell`:
+    what --image_cache takes, before it is written. Raises InputError that names the bad images, unless
+    --skip_bad_images.
     """
     settings: ImageSettings = {
         "size": image_size,
@@ -78,9 +80,9 @@ def check_images(
         "interpolation": interpolation,
         "pad_colour": pad_colour,
     }
-    images = MemeImages(features_folder(args), settings)
+    images = MemeImages(features_folder(args), settings, args.image_cache)
     paths = list(dict.fromkeys(meme.image for split in splits.values() for meme in split.memes))
-    bad = images.check(paths, args.image_cache_gb * 2**30, progress)
+    bad = images.check(paths, progress, tell)
     if not bad:
         return images, splits, []
     shown = "\n  ".join(list(bad.values())[:SHOWN])
@@ -227,8 +229,10 @@ def query_batches(data: SplitData, batch_size: int) -> Iterator[dict[str, torch.
 
 
 def _workers(args: argparse.Namespace, data: SplitData) -> int:
-    """Loader processes; none where nothing is left to decode."""
-    if data.images is None or data.images.all_kept(meme.image for meme in data.split.memes):
+    """Loader processes; none where nothing is left to decode, unless a GPU would wait while images are copied."""
+    if data.images is None:
+        return 0
+    if args.device != "cuda" and data.images.all_stored(meme.image for meme in data.split.memes):
         return 0
     return args.num_thread_reader
 

@@ -100,6 +100,23 @@ def read_file(path: str | os.PathLike) -> bytes:
         raise ImageError(f"{path}: there is not enough memory for its {size:,} bytes") from error
 
 
+def stamp_of(path: str | os.PathLike) -> tuple[int, int]:
+    """(size, mtime_ns), the same as long as the file has not changed."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def may_move(path: str | os.PathLike) -> bool:
+    """Whether a file may be an animation, by how it begins; False of one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return False
+    webp = head[12:16] == b"VP8X" and head[20:21] and head[20] & 2
+    return bool(webp) or head.startswith(b"GIF8") or b"acTL" in head or head[4:12] == b"ftypavis"
+
+
 @contextmanager
 def refusing() -> Iterator[None]:
     """Whatever a decoder raises becomes BadImage: none says what damaged files may bring forth, and it is much."""

@@ -6,6 +6,8 @@ bicubic, OpenCV's too, is another filter and differs by dozens. Functions are th
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -17,6 +19,17 @@ RESIZE_MODES = ("crop", "pad", "squash")
 Colour = tuple[int, int, int]
 PAD_COLOUR: Colour = (123, 117, 104)  # the mean of CLIP's training images: 0 after its normalisation, or nearly
 LONG_SIDES = 8  # an image longer than this is cropped before it is resized
+
+
+class ImageSettings(TypedDict):
+    """What `load_image` is told beside the path."""
+
+    size: int
+    resize_mode: str
+    max_frames: int
+    slice_framepos: int
+    interpolation: str
+    pad_colour: Colour
 
 
 def load_image(
@@ -33,8 +46,25 @@ def load_image(
     `resize_mode`, `interpolation` and `pad_colour` as in `resize`; `max_frames`, `slice_framepos` and errors as in
     `read_frames`.
     """
-    frames = each_frame(path, max_frames, slice_framepos)
-    return torch.stack([resize(frame, size, resize_mode, interpolation, pad_colour) for frame in frames])
+    data = read_file(path)
+    with naming(path):
+        return frames_of(data, size, resize_mode, max_frames, slice_framepos, interpolation, pad_colour)
+
+
+def frames_of(
+    data: bytes,
+    size: int,
+    resize_mode: str,
+    max_frames: int,
+    slice_framepos: int,
+    interpolation: str,
+    pad_colour: Colour,
+) -> torch.Tensor:
+    """`load_image` of the bytes of a file. Raises BadImage."""
+    image = ImageFile(data)
+    pictures = image.pictures(choose_frames(image.frames, max_frames, slice_framepos))
+    frames = [resize(picture, size, resize_mode, interpolation, pad_colour) for picture in pictures]
+    return torch.stack(frames) if len(frames) > 1 else frames[0][None]
 
 
 def read_frames(path: str | os.PathLike, max_frames: int = 1, slice_framepos: int = 2) -> list[np.ndarray]:
@@ -51,9 +81,16 @@ def read_frames(path: str | os.PathLike, max_frames: int = 1, slice_framepos: in
 def each_frame(path: str | os.PathLike, max_frames: int, slice_framepos: int) -> Iterator[np.ndarray]:
     """Yield the frames of `read_frames`, one at a time, so that a long animation takes little memory."""
     data = read_file(path)
-    try:
+    with naming(path):
         image = ImageFile(data)
         yield from image.pictures(choose_frames(image.frames, max_frames, slice_framepos))
+
+
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """BadImage becomes ImageError, which names the file."""
+    try:
+        yield
     except BadImage as error:
         raise ImageError(f"{path}: {error}") from error
 

@@ -82,7 +82,7 @@ def reduced_note(wanted: int, batch_bytes: int, free: int | None) -> str | None:
     return (
         f"{SHARED_MEMORY}: {free / MIB:.0f} MiB free for this process, of which {USABLE:.0%} are used; {wanted} loader "
         f"process(es) would have {in_flight / MIB:.0f} MiB in flight ({batch_bytes / MIB:.1f} MiB a batch), so there "
-        f"are {instead} (docker run --shm-size={_rounded_up((in_flight + OWN) / USABLE)}, or a larger --image_cache_gb)"
+        f"are {instead} (docker run --shm-size={_rounded_up((in_flight + OWN) / USABLE)}, or --image_cache)"
     )
 
 

@@ -31,7 +31,7 @@ QI_ONLY = (
     "max_frames",
     "slice_framepos",
     "skip_bad_images",
-    "image_cache_gb",
+    "image_cache",
     "caption_fusion",
     "caption_augmentation",
     "cdcr_lambda",
@@ -51,7 +51,7 @@ NOT_CHECKED_ON_RESUME = {  # flags that may differ between a run and its resumpt
     "num_thread_reader",
     "n_display",
     "save_steps",
-    "image_cache_gb",
+    "image_cache",
     "feature_cache_gb",
     "save_similarity",
     "do_eval",
@@ -195,10 +195,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="loader processes of each process; fewer where /dev/shm is small",
     )
     group.add_argument(
-        "--image_cache_gb",
-        type=non_negative,
-        default=1.0,
-        help="keep all decoded images in memory up to this",
+        "--image_cache",
+        metavar="DIR",
+        help="keep decoded images there, for all runs: they are read from the disk's cache in memory from then on",
     )
 
 

@@ -1,4 +1,6 @@
-"""The flags of CLIP4Clip, DRL and Cap4Video that main_task_retrieval.py has not, and what stands for each here."""
+"""The flags of CLIP4Clip, DRL, Cap4Video and earlier versions that main_task_retrieval.py has not, and what stands for
+each here.
+"""
 
 _TORCHRUN = "not needed: `torchrun` says it to each process (`--nproc_per_node` is the number of GPUs)"
 _VIDEO = "gone: memes are images, of animated ones --max_frames are taken, as --slice_framepos says"
@@ -65,10 +67,12 @@ FOREIGN = {
     "strategy": "renamed: --slice_framepos",
     "k": "gone: --max_captions says how many captions of a meme are read",
     "caption_path": "gone: captions are a column of the CSV, and --caption_source says which",
+    # this program before
+    "image_cache_gb": "gone: --image_cache DIR keeps decoded images on disk, for all runs",
 }
 
 
 def foreign_lines(argv: list[str]) -> list[str]:
-    """A line for each flag of a command line that another repository has and this one has not, in their order."""
+    """A line for each flag of a command line that another repository had, or this one before, in their order."""
     given = dict.fromkeys(word[2:].partition("=")[0] for word in argv if word.startswith("--"))
     return [f"--{name}: {FOREIGN[name]}" for name in given if name in FOREIGN]

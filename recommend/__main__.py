@@ -53,6 +53,7 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_path", metavar="DIR", help="a community, whose CSVs say what is known of the memes")
     parser.add_argument("--out", required=True, metavar="INDEX", help="folder of the index, which is made or updated")
     parser.add_argument("--fp32", action="store_true", help="features in single precision, twice as large")
+    parser.add_argument("--image_cache", metavar="DIR", help="keep decoded images there, for other models and runs too")
     _add_device(parser)
 
 
@@ -112,7 +113,7 @@ def index(args: argparse.Namespace) -> None:
         device = distributed.setup(chosen_device(args.device))
         tells = distributed.is_main()
         model = ModelInUse(args.model, str(device))
-        summary = update(args.out, model, gallery, args.fp32)
+        summary = update(args.out, model, gallery, args.fp32, image_cache=args.image_cache)
         failed = False
     except (InputError, OSError):
         if tells:

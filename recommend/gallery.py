@@ -57,7 +57,8 @@ class Gallery:
         yield from self.community
         paths, outside = find_images(self.images)
         if outside:
-            self.notes.append(f"{len(outside):,} links lead out of {self.images} and are left out: {outside[0]}, ...")
+            note = f"{len(outside):,} links lead out of {self.images} and are left out: {outside[0]}, ..."
+            self.notes += [note] if note not in self.notes else []
         named = {meme.image for meme in self.community}
         ids = {meme.image_id for meme in self.community}
         for path in paths:

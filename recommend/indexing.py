@@ -7,22 +7,22 @@ import hashlib
 import os
 import re
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from dataloaders.cells import BadCell
-from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file
-from dataloaders.image_transform import choose_frames, resize
+from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file, stamp_of
+from dataloaders.image_store import ImageStore
+from dataloaders.image_transform import ImageSettings, frames_of
 from dataloaders.loader_processes import processes_here
-from dataloaders.meme_images import AHEAD, ImageSettings
+from dataloaders.meme_images import AHEAD, MemeImages, in_order
 from dataloaders.meme_records import Meme
 from dataloaders.thumbnail import thumbnail
 from engine import distributed
@@ -36,8 +36,6 @@ from util import InputError, NotWritten, take_lock
 ROUND = 512  # memes of all processes between two times that the work so far is kept
 BATCH = 64  # memes that a process encodes at once, where --batch_size_val allows as many
 THUMBNAIL = 256, 65  # pixels of the longer side, WebP quality
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclasses.dataclass
@@ -82,11 +80,13 @@ def update(
     gallery: Gallery,
     full: bool = False,
     progress: bool = True,
+    image_cache: str | os.PathLike[str] | None = None,
 ) -> Summary:
     """Bring the index in `folder` to what the gallery is now, or make it. All processes take part.
 
-    full: features in single precision. InputError where the folder holds an index of another model or precision, or
-    another process is at work there; a call that was interrupted is gone on with.
+    full: features in single precision. image_cache: where decoded images are kept, for other models and runs too.
+    InputError where the folder holds an index of another model or precision, or another process is at work there; a
+    call that was interrupted is gone on with.
     """
     folder = Path(folder)
     held: list[Any] = []
@@ -94,7 +94,8 @@ def update(
         distributed.call_in_main(lambda: held.append(_lock(folder, gallery.images)))
         settings = _settings(model, gallery, full)
         _check_same(folder, settings)
-        return _Update(folder, model, gallery, settings, progress).run()
+        decoded = _decoded(image_cache, model, gallery, progress) if image_cache is not None else None
+        return _Update(folder, model, gallery, settings, progress, decoded).run()
     finally:
         for file in held:
             file.close()
@@ -145,13 +146,28 @@ def _check_same(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
+def _decoded(
+    image_cache: str | os.PathLike[str], model: ModelInUse, gallery: Gallery, progress: bool
+) -> ImageStore | None:
+    """The store of decoded images, which all of the gallery's are now in that can be decoded."""
+    images, tells = MemeImages(gallery.images, model.settings, image_cache), progress and distributed.is_main()
+    images.check([meme.image for meme in gallery.memes()], tells, print if tells else lambda line: None)
+    return images.store
+
+
 class _Update:
     """One call. The first process goes through the gallery, writes, and shares out what is to be encoded."""
 
     def __init__(
-        self, folder: Path, model: ModelInUse, gallery: Gallery, settings: dict[str, Any], progress: bool
+        self,
+        folder: Path,
+        model: ModelInUse,
+        gallery: Gallery,
+        settings: dict[str, Any],
+        progress: bool,
+        decoded: ImageStore | None,
     ) -> None:
-        self.folder, self.model, self.gallery = folder, model, gallery
+        self.folder, self.model, self.gallery, self.decoded = folder, model, gallery, decoded
         self.images = gallery.images
         self.progress = progress and distributed.is_main()
         self.summary = Summary()
@@ -263,7 +279,7 @@ class _Update:
 
     def _prepare(self, meme: Meme) -> Prepared | str:
         try:
-            return prepare(path_within(self.images, meme.image), self.model.settings)
+            return prepare(path_within(self.images, meme.image), self.model.settings, self.decoded)
         except BadCell as error:
             return f"{self.images / meme.image}: {error}"
         except (ImageError, BadImage) as error:
@@ -309,49 +325,31 @@ class _Update:
         return int((~np.isin(old.rows["id"][old.live], new.rows["id"][np.array(self.live)])).sum())
 
 
-def prepare(path: Path, settings: ImageSettings) -> Prepared:
+def prepare(path: Path, settings: ImageSettings, decoded: ImageStore | None = None) -> Prepared:
     """Read an image file. Raises ImageError, BadImage or OSError where that cannot be."""
     stamp = stamp_of(path)
     data = read_file(path)
-    return prepared(data, settings, stamp)
+    return prepared(data, settings, stamp, decoded)
 
 
-def prepared(data: bytes, settings: ImageSettings, stamp: tuple[int, int] = (0, 0)) -> Prepared:
-    """An image file's bytes: its frames as the model reads them, and what tells it from others. Raises BadImage."""
-    image = ImageFile(data)
-    wanted = choose_frames(image.frames, settings["max_frames"], settings["slice_framepos"])
-    how = settings["size"], settings["resize_mode"], settings["interpolation"], settings["pad_colour"]
-    frames = torch.stack([resize(picture, *how) for picture in image.pictures(wanted)])
+def prepared(
+    data: bytes, settings: ImageSettings, stamp: tuple[int, int] = (0, 0), decoded: ImageStore | None = None
+) -> Prepared:
+    """An image file's bytes: its frames as the model reads them, and what tells it from others. Raises BadImage.
+
+    decoded: where the frames may be, by the same settings.
+    """
+    file = hashlib.sha256(data).digest()
+    frames = decoded.of_content(file) if decoded is not None else None
+    if frames is None:
+        frames = frames_of(data, **settings)
     image = ImageFile(data)
     grey = shrink(image.first(min(image.width, image.height) / ENOUGH, colour=False))
     return Prepared(
-        file=hashlib.sha256(data).digest(),
+        file=file,
         stamp=stamp,
         pixels=hashlib.blake2b(frames.numpy().tobytes(), digest_size=16).digest(),
         frames=frames,
         phash=int(phashes(grey[None])[0]),
         thumbnail=thumbnail(data, *THUMBNAIL),
     )
-
-
-def stamp_of(path: Path) -> tuple[int, int]:
-    """(size, mtime_ns), the same as long as the file has not changed."""
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
-
-
-def in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """`pool.map`, with at most `ahead` items that are begun and not yet taken."""
-    begun: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            if len(begun) == ahead:
-                yield begun.popleft().result()
-            begun.append(pool.submit(function, item))
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        for future in begun:
-            future.cancel()

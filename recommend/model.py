@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataloaders.image_transform import PAD_COLOUR
+from dataloaders.image_transform import PAD_COLOUR, ImageSettings
 from dataloaders.meme_dataset import Sample, collate
-from dataloaders.meme_images import ImageSettings
 from dataloaders.meme_records import Meme, emotion_ids, texts
 from dataloaders.token_table import TokenTable, pad
 from engine import checkpoint

@@ -26,9 +26,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dataloaders.growing_files import append, mapped
 from dataloaders.meme_records import Meme
 from evaluation.feature_store import FeatureStore
-from util import InputError, not_written, read_json, replaced_atomically, write_json
+from util import InputError, read_json, replaced_atomically, write_json
 
 FORMAT = 1
 INDEX, PROGRESS, LOCK = "index.json", "progress.json", ".lock"
@@ -192,12 +193,7 @@ class Store:
         return _stamp(self.folder)
 
     def _map(self, name: str, kind: np.dtype) -> np.ndarray:
-        size = self.state["bytes"].get(name, 0)
-        if not size:
-            return np.empty(0, kind)
-        if (self.data / name).stat().st_size < size or size % kind.itemsize:
-            raise ValueError(f"{name} is cut off")
-        return np.memmap(self.data / name, kind, "c", shape=(size // kind.itemsize,))
+        return mapped(self.data / name, self.state["bytes"].get(name, 0), kind)
 
     def __len__(self) -> int:
         """Memes in the gallery."""
@@ -353,21 +349,8 @@ class Writer:
             pieces[f"{name}.bin"] = whole([row.features[name] for row in rows]).astype(kind).tobytes()
         first = sizes.get(ROWS, 0) // ROW.itemsize
         for name, piece in pieces.items():
-            self._write(name, piece)
+            sizes[name] = append(self.folder / self.state["data"] / name, sizes.get(name, 0), piece)
         return list(range(first, first + len(rows)))
-
-    def _write(self, name: str, piece: bytes) -> None:
-        path, size = self.folder / self.state["data"] / name, self.state["bytes"].get(name, 0)
-        try:
-            with open(path, "r+b" if path.exists() else "w+b") as file:
-                file.truncate(size)
-                file.seek(size)
-                file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise not_written(path, error) from error
-        self.state["bytes"][name] = size + len(piece)
 
     def commit(self) -> None:
         """The rows that were appended count for the next call, also where this one comes no further."""

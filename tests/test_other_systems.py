@@ -30,7 +30,7 @@ multiprocessing.set_start_method("spawn")
 def test_every_file_can_be_imported_and_a_run_trains_and_is_evaluated(tmp_path):
     """The evaluation with a loader process, which is spawned and gets its data pickled; training has the same one."""
     place = Place(tmp_path, train=2, val=1, test=1, animated=0)
-    shared = ["--device", "cpu", "--image_cache_gb", "0", "--num_thread_reader"]
+    shared = ["--device", "cpu", "--num_thread_reader"]
     train = place.flags("run", "--branches", "qi", "--epochs", "1", *shared, "0")
     evaluate = place.eval_flags("test", "run/checkpoint_best.pt", *shared, "1")
     names = sorted(name for name in FILES if not name.startswith("benchmarks."))  # these are for Linux

@@ -149,17 +149,18 @@ class Place:
         self.clip = write_clip(self.folder / "tiny_clip.pt")
 
     def flags(self, output, *more):
-        """A training run's command line: 2 epochs of batches of 8, all parts at one rate."""
+        """A training run's command line: 2 epochs of batches of 8, all parts at one rate, no loader processes."""
         return [
             *("--do_train", "--data_path", str(self.data), "--output_dir", str(self.folder / output)),
             *("--pretrained_clip_name", str(self.clip), "--coef_lr", "1", "--lr", "1e-3", "--epochs", "2"),
-            *("--batch_size", "8", "--batch_size_val", "8", *more),
+            *("--batch_size", "8", "--batch_size_val", "8"),
+            *("--num_thread_reader", "0", *more),
         ]
 
     def eval_flags(self, output, model, *more):
         return [
             *("--do_eval", "--data_path", str(self.data), "--output_dir", str(self.folder / output)),
-            *("--init_model", str(self.folder / model), *more),
+            *("--init_model", str(self.folder / model), "--num_thread_reader", "0", *more),
         ]
 
 

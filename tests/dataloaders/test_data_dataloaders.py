@@ -159,16 +159,15 @@ def test_topics_and_memes_without_a_record_are_gone(copy):
         loaders.without_images(split, {meme.image for meme in split.memes})
 
 
-@pytest.mark.parametrize("gigabytes", ["1", "0", "0.00005"])
-def test_decoded_images_are_kept_all_or_not_at_all(folder, tokenizer, gigabytes):
-    """A frame takes 3 KiB here; the last limit is reached half way."""
-    args, data, _ = ready(folder, tokenizer, "--image_cache_gb", gigabytes, "--num_thread_reader", "2")
-    paths = [meme.image for meme in data.split.memes]
-    assert data.images.all_kept(paths) == (gigabytes == "1")
-    assert bool(data.images.kept) == (gigabytes == "1")
-    assert loaders._workers(args, data) == (0 if gigabytes == "1" else 2)
-    for path in paths[:6]:
+def test_loader_processes_are_where_something_is_to_decode_or_a_gpu_would_wait(folder, tokenizer, tmp_path):
+    args, data, _ = ready(folder, tokenizer, "--num_thread_reader", "2")
+    assert loaders._workers(args, data) == 2
+    args, data, _ = ready(folder, tokenizer, "--num_thread_reader", "2", "--image_cache", str(tmp_path / "cache"))
+    assert loaders._workers(args, data) == 0
+    for path in [meme.image for meme in data.split.memes][:6]:
         assert torch.equal(data.images[path], load_image(folder / "images" / path, 32, "crop", 6, 2))
+    args.device = "cuda"
+    assert loaders._workers(args, data) == 2
 
 
 def test_texts_are_tokenised_once_cut_and_counted(folder, tokenizer):
@@ -304,7 +303,7 @@ def test_all_processes_together_load_the_batches_of_one(folder, tokenizer):
 
 
 def test_loader_processes_bring_the_same_batches_and_leave_the_random_state_alone(folder, tokenizer):
-    args, data, _ = ready(folder, tokenizer, "--image_cache_gb", "0")
+    args, data, _ = ready(folder, tokenizer)
     args.num_thread_reader = 1
     before = torch.get_rng_state()
     [by_worker] = batches(data, args, last=2)

@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 
 
 def ready(folder, *flags):
-    argv = ["--do_train", "--output_dir", "unused", "--data_path", str(folder), "--image_cache_gb", "0"]
+    argv = ["--do_train", "--output_dir", "unused", "--data_path", str(folder)]
     args = parse_arguments([*argv, "--batch_size", "8", *flags])[0]
     splits, _ = loaders.read_community(args, ["train", "test"], captions_needed=True)
     images, splits, _ = loaders.check_images(args, splits, 32, progress=False)
@@ -152,7 +152,7 @@ def in_loader_processes(monkeypatch, act):
 
 
 def flags(place, name):
-    return place.flags(name, "--epochs", "1", "--image_cache_gb", "0", "--num_thread_reader", "1")
+    return place.flags(name, "--epochs", "1", "--num_thread_reader", "1")
 
 
 @linux_only

@@ -98,7 +98,7 @@ def test_help_explains_every_flag_and_needs_nothing_heavy():
         ([*TRAIN, "--branches", "qc", "--fusion_lr", "0.1"], "or --text_pool_type weight_l"),
         ([*TRAIN, "--co_train", "staged", "--fusion_lr", "0.1"], "belongs to --co_train joint"),
         ([*TRAIN, "--branches", "qc", "--wti_arch", "1"], "without the branch qi"),
-        ([*TRAIN, "--branches", "qc", "--image_cache_gb", "1"], "without the branch qi"),
+        ([*TRAIN, "--branches", "qc", "--image_cache", "cache"], "without the branch qi"),
         ([*TRAIN, "--sim_header", "tightTransf", "--wti_arch", "1"], "without --interaction wti"),
         ([*TRAIN, "--caption_augmentation", "--loss_weights", "1", "0", "1"], "the QI loss's weight is 0"),
         (

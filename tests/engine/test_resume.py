@@ -26,7 +26,7 @@ KINDS = {
     "staged": [*COMMON, "--co_train", "staged", "--gradient_accumulation_steps", "2"],
     "query": [*COMMON, "--fusion", "query"],
 }
-LOADERS = ["--image_cache_gb", "0", "--num_thread_reader", "1"]
+LOADERS = ["--num_thread_reader", "1"]
 # Where a run kills itself, by kind: (place, which time). An epoch has 3 steps, a stage 2 epochs.
 DEATHS = {
     "joint": [
@@ -211,7 +211,7 @@ def assert_same_end(folder, reference):
         for state in states:
             for kind in ("seconds", "evaluating", "displayed"):
                 state.get("progress", {}).pop(kind, None)
-            for flag in ("resume_model", "output_dir", "image_cache_gb", "num_thread_reader"):
+            for flag in ("resume_model", "output_dir", "image_cache", "num_thread_reader"):
                 del state["arguments"][flag]
         for key in states[1]:
             assert same_tensors(states[0][key], states[1][key]), f"{name}: {key}"

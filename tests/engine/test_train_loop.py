@@ -362,8 +362,9 @@ def test_val_is_seen_after_every_epoch_and_test_once(place, monkeypatch):
 
 
 def test_equal_seeds_give_equal_runs_and_others_do_not(trained, place):
+    """With images from the store as with images that are decoded each time."""
     first = trained("joint")
-    second = trained("joint again", "--num_thread_reader", "0", "--n_display", "3")
+    second = trained("joint again", "--image_cache", str(place.folder / "cache"), "--n_display", "3")
     assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
     assert comparable(read_json(first / "metrics.json")) == comparable(read_json(second / "metrics.json"))
     other = trained("other seed", "--seed", "1")

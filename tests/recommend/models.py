@@ -29,7 +29,8 @@ def only_test_split(place, folder):
     return folder
 
 
-def indexed(checkpoint_file, folder, images=None, full=True, device="cpu", **gallery):
+def indexed(checkpoint_file, folder, images=None, full=True, device="cpu", image_cache=None, **gallery):
     """Bring the index in a folder up to date: (Summary, Recommender)."""
-    summary = update(folder, ModelInUse(checkpoint_file, device), Gallery(images, **gallery), full, progress=False)
+    model, gallery = ModelInUse(checkpoint_file, device), Gallery(images, **gallery)
+    summary = update(folder, model, gallery, full, progress=False, image_cache=image_cache)
     return summary, Recommender.open(folder, device=device)

@@ -151,6 +151,23 @@ def test_a_folder_of_images_is_enough(checkpoint_file, community, tmp_path):
             recommender.image_path(path)
 
 
+def test_images_that_another_run_has_decoded_are_not_decoded_again(checkpoint_file, community, tmp_path, monkeypatch):
+    def forbidden(*arguments, **settings):
+        raise AssertionError("not to be decoded")
+
+    cache = tmp_path / "cache"
+    _, plain = indexed(checkpoint_file, tmp_path / "plain", data_path=community)
+    _, first = indexed(checkpoint_file, tmp_path / "first", data_path=community, image_cache=cache)
+    monkeypatch.setattr("recommend.indexing.frames_of", forbidden)
+    monkeypatch.setattr("dataloaders.image_store.frames_of", forbidden)
+    summary, again = indexed(checkpoint_file, tmp_path / "again", data_path=community, image_cache=cache)
+    assert summary.encoded == summary.memes and not summary.bad
+    assert same(answers(first), answers(plain)) and same(answers(again), answers(plain))
+    assert [again.store.rows[name].tobytes() for name in ("key", "phash")] == [
+        plain.store.rows[name].tobytes() for name in ("key", "phash")
+    ]
+
+
 def test_a_path_that_leaves_its_folder_later_is_refused(checkpoint_file, community, tmp_path):
     _, recommender = indexed(checkpoint_file, tmp_path / "index", community / "images")
     name = next(iter(answers(recommender)))
