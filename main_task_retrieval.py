@@ -68,8 +68,7 @@ def run(args, given, device, folder):
     from engine.host_memory import keep_freed_memory
 
     started = time.monotonic()
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()
     distributed.call_in_main(folder.lock)
     saved_path = args.resume_model or args.init_model
     saved = checkpoint.load(saved_path) if saved_path else None

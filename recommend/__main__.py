@@ -102,11 +102,13 @@ def main(argv: list[str] | None = None) -> int:
 def index(args: argparse.Namespace) -> None:
     """Make or update an index; torchrun's processes share the work."""
     from engine import distributed
+    from engine.host_memory import keep_freed_memory
     from recommend.gallery import Gallery
     from recommend.indexing import update
     from recommend.model import ModelInUse
     from recommend.store import Store
 
+    keep_freed_memory()
     failed = tells = True
     try:
         gallery = Gallery(args.images, args.annotations, args.data_path)

@@ -1022,7 +1022,10 @@ def test_the_benchmark_prints_each_way_and_the_peak(capsys):
     image_loading.main(["--images", "3", "--size", "64"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("3 JPEGs of 64 x 64")
-    ways = ("decoding alone", "load_image, crop", "load_image, pad", "load_image, squash", "Pillow")
-    for line, way in zip(lines[1:6], ways, strict=True):
+    ways = ("decoding alone", "and torch's", "load_image, crop", "load_image, pad", "load_image, squash", "Pillow")
+    for line, way in zip(lines[1:7], ways, strict=True):
         assert line.startswith(way) and "images/s" in line and line.endswith("of decoding alone")
-    assert lines[6].startswith("peak memory")
+    assert lines[7].startswith("--image_cache: 3 images") and lines[8].startswith("a run's loader")
+    for line, way in zip(lines[9:12], ("without --image_cache", "with it, first", "with it, second"), strict=True):
+        assert line.startswith(way) and "images/s" in line
+    assert lines[12].startswith("peak memory")
