@@ -197,7 +197,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--image_cache",
         metavar="DIR",
-        help="keep decoded images there, for all runs: they are read from the disk's cache in memory from then on",
+        help="keep decoded images in this folder, for all epochs, runs and processes (docs/TRAIN.md)",
     )
 
 
