@@ -138,10 +138,12 @@ def essential_segments(data: bytes) -> tuple[bytes, bool, bytes | None, int]:
         well_formed = found[1] == b"\xe0" and length >= 16 or found[1] == b"\xee" and length >= 14
         if well_formed or not (b"\xe0" <= found[1] <= b"\xef" or found[1] == b"\xfe"):
             kept.append(data[found.start() : position])
-    rest = data[found.start() :] if found else b""
-    markers = b"".join(JPEG_MARKER.findall(rest))
-    whole = rest.endswith(b"\xff\xd9") and not markers[:-1].strip(BETWEEN_SCANS)
-    return b"".join(kept) + rest, whole, exif, markers.count(b"\xda")
+    scans = found.start() if found else len(data)
+    markers = b"".join(JPEG_MARKER.findall(data, scans))
+    whole = data.endswith(b"\xff\xd9", scans) and not markers[:-1].strip(BETWEEN_SCANS)
+    if sum(map(len, kept)) < scans:  # else it is all there, and need not be copied
+        data = b"".join((*kept, data[scans:]))
+    return data, whole, exif, markers.count(b"\xda")
 
 
 def up_to_its_length(data: bytes) -> bytes:

@@ -146,7 +146,9 @@ def resize(
 
 def planar(pixels: torch.Tensor) -> torch.Tensor:
     """(1, 3, H, W), uint8, whose channels lie last -> (3, H, W), contiguous. OpenCV is eight times as fast as torch."""
-    return torch.from_numpy(np.stack(cv2.split(pixels[0].permute(1, 2, 0).numpy())))
+    planes = np.empty((3, *pixels.shape[2:]), np.uint8)
+    cv2.split(pixels[0].permute(1, 2, 0).numpy(), list(planes))
+    return torch.from_numpy(planes)
 
 
 def interpolate(pixels: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
