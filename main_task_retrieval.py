@@ -4,7 +4,7 @@ import sys
 import time
 
 from engine.arguments import check_settings, parse_arguments
-from util import InputError, NotWritten, first_line, make_logger, program, set_seed
+from util import InputError, NotFinite, NotWritten, first_line, make_logger, program, set_seed
 
 
 @program
@@ -42,11 +42,11 @@ def main(argv=None):
 
 
 def trouble_of_one_process(error):
-    """Whether the other processes may know nothing of it: an image that vanished, a killed loader, a full disk."""
+    """Whether the other processes may know nothing of it: a vanished image, a killed loader, a full disk, a NaN."""
     from dataloaders.image_transform import ImageError
     from dataloaders.loader_processes import LostWorker
 
-    return isinstance(error, ImageError | LostWorker | NotWritten)
+    return isinstance(error, ImageError | LostWorker | NotFinite | NotWritten)
 
 
 def chosen_device(args):

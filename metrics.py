@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from util import InputError, replaced_atomically  # first: it says what to run where NumPy is missing
+from util import InputError, NotFinite, replaced_atomically  # first: it says what to run where NumPy is missing
 
 # isort: split
 
@@ -29,6 +29,8 @@ METRICS = (
 )
 TABLE_COLUMNS = ("R@1", "R@5", "R@10", "P@10", "MdR", "MnR", "mAP", "nDCG@10")
 TILE_ELEMENTS = 2**23
+MARGIN = 1e-5  # by how much a score may differ that was computed in a matrix of another shape
+NEAR_KEPT = 2**22  # scores that RankCounter keeps at most: 64 MiB
 LARGEST_SUM = 100.0  # of fitted coefficients
 LEAST_SLOPE = 1e-6  # nats that a unit of one has to gain: what is constant but for float32's last bits gains less
 UNPACKED_BYTES, UNPACKED_TIMES = 2**26, 32  # what an archive's arrays may take: the larger of so much and so many times
@@ -93,10 +95,15 @@ class Relevance:
         """The same pairs with memes as queries; its pair i is pair `source[i]` of this object."""
         return Relevance(self.meme, self.query, self.shape[::-1])
 
+    def within(self, rows: slice) -> tuple[slice, np.ndarray, np.ndarray]:
+        """The pairs of the queries `rows`: (where they are among all, their queries counted from rows.start, memes)."""
+        pairs = slice(*np.searchsorted(self.query, (rows.start, rows.stop)).tolist())
+        return pairs, self.query[pairs] - rows.start, self.meme[pairs]
+
     def queries(self, start: int, stop: int) -> Relevance:
         """The relevance of queries start ... stop - 1 alone, numbered from 0."""
-        first, last = np.searchsorted(self.query, (start, stop))
-        return Relevance(self.query[first:last] - start, self.meme[first:last], (stop - start, self.shape[1]))
+        _, query, meme = self.within(slice(start, stop))
+        return Relevance(query, meme, (stop - start, self.shape[1]))
 
     def pairs_of(self, queries: np.ndarray) -> Relevance:
         """The pairs of some queries alone; the others keep their numbers, and have nothing relevant."""
@@ -115,110 +122,130 @@ class Relevance:
 
 
 class RankCounter:
-    """Ranks of all relevant pairs, in both directions, from tiles of a matrix that need not be in memory.
+    """Ranks of all relevant pairs, in both directions, from the rows of a matrix that need not be in memory.
 
-    Two passes over the same tiles: `observe` all, then `count` all, then `ranks`. `rows` and `columns` are
-    slices of step 1, `tile` the (R, C) scores there. Memory: the pairs and two tiles.
-    InputError: a score is NaN, infinite or no number. ValueError: the tiles do not cover the matrix exactly
-    once, or a relevant pair's score is not the same in both passes, to the last bit.
+    `add` every row once, in blocks and in any order, then `ranks`. Memory: the pairs, and a block three times.
+
+    A row is whole, so that all that it is ranked by is there. A column is not: scores come before the relevant pair's
+    own, with which they have to be compared. `expected` (P,) says what that will be, give or take `margin`: what lies
+    outside is counted at once, what lies within is kept until the pair's own score has come, from its block. So ranks
+    are those of the matrix that was added, to the last bit and in every tie, however the expected scores were computed.
+
+    Not `settled`: a pair's score was not within the margin, or more than NEAR_KEPT had to be kept (a model that gives
+    everything the same score). Then a second counter, which expects the first one's `scores` with margin 0, settles.
+
+    NotFinite: a score is NaN or infinite. InputError: it is no real number. ValueError: the blocks do not cover the
+    matrix once, or it is not settled.
     """
 
-    def __init__(self, relevance: Relevance) -> None:
+    def __init__(self, relevance: Relevance, expected: np.ndarray, margin: float = MARGIN) -> None:
         self.relevance, self._transposed = relevance, relevance.transposed()
-        self._scores = np.full(len(relevance.query), np.nan)
-        self._at_least = np.zeros(len(relevance.query), np.int64)
-        self._transposed_at_least = np.zeros(len(relevance.query), np.int64)
-        self._counting = False
-        self._restart_cover()
+        self.scores = np.full(len(relevance.query), np.nan)
+        self._low, self._high = expected - margin, expected + margin
+        self._by_query = np.zeros(len(relevance.query), np.int64)
+        self._at_least = np.zeros(len(relevance.query), np.int64)  # in a pair's column; in the transposed order
+        self._near: list[tuple[np.ndarray, np.ndarray]] = []  # (pairs in the transposed order, scores in their columns)
+        self._n_near = 0
+        self._cover = np.zeros(relevance.shape[0], np.int64)
 
-    def observe(self, rows: slice, columns: slice, tile: np.ndarray) -> None:
-        """First pass: collect the scores of the relevant pairs."""
-        if self._counting:
-            raise ValueError("observe() was called after count()")
-        _, _, _, pairs, scores = self._receive(rows, columns, tile)
-        self._scores[pairs] = scores
+    def add(self, rows: slice, block: ArrayLike) -> None:
+        """Count a block of whole rows: a slice of step 1, and the scores there, (R, M)."""
+        (row, row_end, step), block = rows.indices(self.relevance.shape[0]), _as_scores(block)
+        if step != 1 or block.shape != (row_end - row, self.relevance.shape[1]):
+            raise ValueError(f"a block of shape {block.shape} was given for rows {rows} of {self.relevance.shape}")
+        _check_finite(block, row, 0)
+        self._cover[row:row_end] += 1
+        pairs, line, meme = self.relevance.within(slice(row, row_end))
+        own = block[line, meme]
+        self.scores[pairs] = own
+        self._by_query[pairs] = _strict_ranks(line, own, _count_at_least(block, line, own))
+        known = self.scores[self._transposed.source]
+        low, high = (
+            np.where(np.isnan(known), bound[self._transposed.source], known) for bound in (self._low, self._high)
+        )
+        width = max(1, TILE_ELEMENTS // max(1, len(block)))
+        for column in range(0, block.shape[1], width):
+            self._count_columns(column, block[:, column : column + width], low, high)
 
-    def count(self, rows: slice, columns: slice, tile: np.ndarray) -> None:
-        """Second pass: count, in each line of the tile, the scores that are not below a relevant one's."""
-        if not self._counting:
-            self._check_cover("first")
-            self._restart_cover()
-            self._counting = True
-            self._transposed_scores = self._scores[self._transposed.source]
-        row, column, tile, _, _ = self._receive(rows, columns, tile)
-        _add_counts(self._at_least, self.relevance.query, self._scores, tile, row)
-        _add_counts(self._transposed_at_least, self._transposed.query, self._transposed_scores, tile.T, column)
+    def merge(self, other: RankCounter) -> None:
+        """Take over what another counter, of other rows of the same matrix, has counted."""
+        found = other._cover[self.relevance.query] > 0
+        self.scores[found] = other.scores[found]
+        self._by_query += other._by_query
+        self._at_least += other._at_least
+        self._near += other._near
+        self._n_near += other._n_near
+        self._cover += other._cover
+
+    @property
+    def settled(self) -> bool:
+        """Whether the ranks are known; to be asked when all rows have been added."""
+        self._check_cover()
+        return self._n_near <= NEAR_KEPT and not self._unexpected().any()
 
     def ranks(self) -> tuple[np.ndarray, np.ndarray]:
         """-> (query_to_meme, meme_to_query): int64 (P,) each, in the order of the relevance's pairs.
 
         The 1-based rank of each relevant pair among its query's memes, and among its meme's queries.
         """
-        self._check_cover("second" if self._counting else "first")
-        if not self._counting:
-            raise ValueError("ranks() was called before count()")
-        by_meme = np.empty_like(self._at_least)
-        by_meme[self._transposed.source] = _strict_ranks(
-            self._transposed.query, self._transposed_scores, self._transposed_at_least
-        )
-        return _strict_ranks(self.relevance.query, self._scores, self._at_least), by_meme
-
-    def _receive(
-        self, rows: slice, columns: slice, tile: np.ndarray
-    ) -> tuple[int, int, np.ndarray, np.ndarray, np.ndarray]:
-        """Check a tile -> (first row, first column, tile as floats, its relevant pairs, their scores)."""
-        (row, row_end, row_step), (column, column_end, column_step) = (
-            part.indices(n) for part, n in zip((rows, columns), self.relevance.shape, strict=True)
-        )
-        tile = _as_scores(tile)
-        if row_step != 1 or column_step != 1 or tile.shape != (row_end - row, column_end - column):
-            raise ValueError(f"a tile of shape {tile.shape} was given for rows {rows}, columns {columns}")
-        _check_finite(tile, row, column)
-        first, last = np.searchsorted(self.relevance.query, (row, row_end))
-        meme = self.relevance.meme[first:last]
-        pairs = first + np.flatnonzero((meme >= column) & (meme < column_end))
-        scores = tile[self.relevance.query[pairs] - row, self.relevance.meme[pairs] - column]
-        differs = self._scores[pairs] != scores
-        if self._counting and differs.any():
-            i = pairs[differs.argmax()]
+        self._check_cover()
+        if not self.settled:
             raise ValueError(
-                f"query {self.relevance.query[i]}, meme {self.relevance.meme[i]}: the second pass brought "
-                "another score than the first"
+                f"the ranks are not settled: {self._unexpected().sum()} pairs do not score what was expected of them, "
+                f"and {self._n_near:,} scores were near that"
             )
-        self._row_cover[row:row_end] += column_end - column
-        self._column_cover[column:column_end] += row_end - row
-        return row, column, tile, pairs, scores
+        own, at_least = self.scores[self._transposed.source], self._at_least.copy()
+        for pairs, scores in self._near:
+            at_least += np.bincount(pairs[scores >= own[pairs]], minlength=len(own))
+        by_meme = np.empty_like(at_least)
+        by_meme[self._transposed.source] = _strict_ranks(self._transposed.query, own, at_least)
+        return self._by_query, by_meme
 
-    def _restart_cover(self) -> None:
-        self._row_cover, self._column_cover = (np.zeros(n, np.int64) for n in self.relevance.shape)
+    def _count_columns(self, column: int, block: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        """Count what is at least `high` in each pair's column, and keep what is from `low` to below `high`."""
+        first, last = np.searchsorted(self._transposed.query, (column, column + block.shape[1]))
+        line, low, high = self._transposed.query[first:last] - column, low[first:last], high[first:last]
+        ordered = _sorted_rows(block.T)
+        below_high = _count_below(ordered, line, high)
+        self._at_least[first:last] += len(block) - below_high
+        open_pairs = np.flatnonzero(low < high)
+        below_low = _count_below(ordered, line[open_pairs], low[open_pairs])
+        near = below_high[open_pairs] - below_low
+        self._n_near += int(near.sum())
+        if not near.any() or self._n_near > NEAR_KEPT:
+            return
+        pairs = np.repeat(open_pairs, near)
+        place = np.arange(len(pairs)) - np.repeat(np.cumsum(near) - near - below_low, near)
+        self._near.append((first + pairs, ordered[line[pairs], place]))
 
-    def _check_cover(self, which: str) -> None:
-        n_rows, n_columns = self.relevance.shape
-        for name, cover, n in (("query", self._row_cover, n_columns), ("meme", self._column_cover, n_rows)):
-            if (cover != n).any():
-                i = (cover != n).argmax()
-                raise ValueError(
-                    f"the tiles of the {which} pass do not cover the matrix once: {name} {i} got {cover[i]} "
-                    f"of its {n} scores"
-                )
-        if np.isnan(self._scores).any():
-            raise ValueError("the tiles of the first pass left out a relevant pair")
+    def _unexpected(self) -> np.ndarray:
+        return ~((self._low <= self.scores) & (self.scores <= self._high))
+
+    def _check_cover(self) -> None:
+        if (self._cover != 1).any():
+            i = (self._cover != 1).argmax()
+            raise ValueError(
+                f"the blocks do not cover the matrix once: the row of query {i} was added {self._cover[i]} times"
+            )
 
 
-def ranks_from_tiles(
-    read_tile: Callable[[slice, slice], np.ndarray],
-    relevance: Relevance,
-    rows: int = 512,
-    columns: int = TILE_ELEMENTS // 512,
+def ranks_from_rows(
+    read_rows: Callable[[slice], np.ndarray], relevance: Relevance, rows: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """RankCounter's two arrays; `read_tile(rows, columns)`, called with two slices, returns the scores."""
-    counter = RankCounter(relevance)
-    n_rows, n_columns = relevance.shape
-    for take in (counter.observe, counter.count):
-        for row in range(0, n_rows, rows):
-            for column in range(0, n_columns, columns):
-                place = slice(row, min(row + rows, n_rows)), slice(column, min(column + columns, n_columns))
-                take(*place, read_tile(*place))
+    """RankCounter's two arrays, so many rows at a time; `read_rows(rows)`, called twice with each, returns the scores.
+
+    The first time only the relevant pairs' scores are taken.
+    """
+    n_queries, n_memes = relevance.shape
+    height = rows or max(1, 2 * TILE_ELEMENTS // n_memes)
+    blocks = [slice(row, min(row + height, n_queries)) for row in range(0, n_queries, height)]
+    own = np.empty(len(relevance.query))
+    for block in blocks:
+        pairs, line, meme = relevance.within(block)
+        own[pairs] = _as_scores(read_rows(block))[line, meme]
+    counter = RankCounter(relevance, own, 0.0)
+    for block in blocks:
+        counter.add(block, read_rows(block))
     return counter.ranks()
 
 
@@ -430,7 +457,7 @@ def _check_finite(tile: np.ndarray, row: int, column: int) -> None:
     finite = np.isfinite(tile)
     if not finite.all():
         i, j = np.unravel_index(finite.argmin(), tile.shape)
-        raise InputError(f"the score of query {row + i}, meme {column + j} is {tile[i, j]}; it must be finite")
+        raise NotFinite(f"the score of query {row + i}, meme {column + j} is {tile[i, j]}; it must be finite")
 
 
 def _info_nce(
@@ -485,13 +512,22 @@ def _lowest_in_triangle(point: np.ndarray, slope: np.ndarray, curvature: np.ndar
     return np.array(min(found)[1])
 
 
-def _count_at_least(tile: np.ndarray, line: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """How many entries of row line[i] of `tile` are >= scores[i]: int64, as long as `line`.
+def _count_at_least(rows: np.ndarray, line: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """How many entries of row line[i] of `rows` are >= scores[i]: int64, as long as `line`."""
+    return rows.shape[1] - _count_below(_sorted_rows(rows), line, scores)
 
-    The rows are sorted, then all scores are searched at once, one bit of the position per step.
-    """
-    ordered = np.array(tile, order="C")
+
+def _sorted_rows(rows: np.ndarray) -> np.ndarray:
+    ordered = np.array(rows, order="C")
     ordered.sort(axis=1)
+    return ordered
+
+
+def _count_below(ordered: np.ndarray, line: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """How many entries of row line[i] of `ordered`, whose rows are sorted, are < scores[i]: int64, as long as `line`.
+
+    All are searched at once, one bit of the position per step.
+    """
     width = ordered.shape[1]
     below = np.zeros(len(line), np.int64)
     for bit in reversed(range(width.bit_length())):
@@ -499,13 +535,7 @@ def _count_at_least(tile: np.ndarray, line: np.ndarray, scores: np.ndarray) -> n
         inside = candidate <= width
         last = ordered[line, np.minimum(candidate, width) - 1]
         below = np.where(inside & (last < scores), candidate, below)
-    return width - below
-
-
-def _add_counts(at_least: np.ndarray, line: np.ndarray, scores: np.ndarray, tile: np.ndarray, start: int) -> None:
-    """Add a tile's counts to the pairs whose line (sorted) is one of its rows; row 0 is line `start`."""
-    first, last = np.searchsorted(line, (start, start + len(tile)))
-    at_least[first:last] += _count_at_least(tile, line[first:last] - start, scores[first:last])
+    return below
 
 
 def _strict_ranks(line: np.ndarray, scores: np.ndarray, at_least: np.ndarray) -> np.ndarray:

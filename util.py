@@ -57,6 +57,10 @@ class NotWritten(InputError):
     """A file that the system does not let be written: a full disk, a quota, a read-only folder, no permission."""
 
 
+class NotFinite(InputError):
+    """A score is NaN or infinite."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its kind where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

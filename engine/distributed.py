@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -260,6 +260,29 @@ def from_all(value: Value) -> list[Value]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def to_main(value: Value) -> Iterator[Value]:
+    """Every process's picklable `value`, in the order of ranks, in the first process; nothing in the others.
+
+    They come one after the other, so that the first process holds only one of them at a time.
+    """
+    if is_main():
+        yield value
+    for source in range(1, world_size()):
+        box: list[Any] = [value]
+        if rank() == source:
+            dist.send_object_list(box, dst=0)
+        elif is_main():
+            dist.recv_object_list(box, src=source)
+            yield box[0]
+
+
+def dealt(items: Sequence[Value]) -> list[Value | None]:
+    """This process's share of the items, dealt out in turn; as long in every process, filled up with None."""
+    rounds = -(-len(items) // world_size())
+    own = list(items[rank() :: world_size()])
+    return [*own, *[None] * (rounds - len(own))]
 
 
 def shares(number: int, at_once: int) -> list[tuple[list[int], int]]:

@@ -12,8 +12,8 @@ def fit_at_the_end(trainer: Trainer) -> None:
     assert fusion is not None  # it is of both branches
     shown = distributed.is_main()
     encoded = encode_split(trainer.model, trainer.val_data, args, trainer.device, shown, trainer.val_features)
-    if encoded is not None:  # in the first process
-        with part_scores(trainer.model, encoded, args) as scores:
+    with part_scores(trainer.model, encoded, args) as scores:
+        if scores is not None:  # in the first process
             fusion.fitted = fit_alpha(scores, encoded.relevance)
             if args.fusion == "query":
                 fit = QueryFit(encoded.queries["sentence"], scores, encoded.relevance, args.seed, args.fusion_lr)

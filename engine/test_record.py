@@ -39,8 +39,6 @@ def score_test(
     better_part: which of QI and QC was better on val; None where there is one part, or nobody knows.
     """
     encoded = encode_split(model, data, args, device, distributed.is_main())
-    if encoded is None:  # in another process than the first
-        return None
     relevance = encoded.relevance
     best = BestMemes(relevance)
     ranks = rank_split(
@@ -50,6 +48,8 @@ def score_test(
         best=best,
         save_to=args.output_dir if args.save_similarity else None,
     )
+    if not distributed.is_main():
+        return None
     alpha, words = alpha_of_queries(model, encoded), word_weights(model, encoded, data)
     QueryRecord.of(data.split, relevance, ranks, best, alpha, words).save(args.output_dir)
     gain = None if better_part is None else gain_of_fusing(ranks, relevance, better_part, args.select_metric, args.seed)
@@ -85,7 +85,7 @@ def test_results(
     alpha: dict[str, float] | None = None,
     gain: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What metrics.json says of the test split. ranks: of eval_loop.rank_tiles; alpha: of eval_loop.alpha_summary;
+    """What metrics.json says of the test split. ranks: of eval_loop.rank_blocks; alpha: of eval_loop.alpha_summary;
     gain: of `gain_of_fusing`.
     """
     return {

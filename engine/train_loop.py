@@ -359,11 +359,12 @@ class Trainer:
         encoded = encode_split(
             self.model, self.val_data, self.args, self.device, distributed.is_main(), self.val_features
         )
-        if encoded is not None:  # in the first process
-            if fusion is not None and fits_each_epoch(self.args):
-                fusion.fitted, ranks = fit_and_rank(self.model, encoded, self.args)
-            else:
-                ranks = rank_split(self.model, encoded, self.args)
+        if fusion is not None and fits_each_epoch(self.args):
+            alpha, ranks = fit_and_rank(self.model, encoded, self.args)
+            fusion.fitted = distributed.from_main(alpha)
+        else:
+            ranks = rank_split(self.model, encoded, self.args)
+        if distributed.is_main():
             result = summarise(ranks, encoded.relevance, self.args.seed, intervals=False)
             selected = {
                 name: both["query_to_meme"]["metrics"][self.args.select_metric] for name, both in result.items()
@@ -401,8 +402,6 @@ class Trainer:
                     f"{'' if fusion is None or fusion.fitted is None else f'  α {fusion.fitted:.3f}'}"
                     f"{'  (best so far)' if better else ''}  {time.monotonic() - started:.1f} s"
                 )
-        if fusion is not None:
-            fusion.fitted = distributed.from_main(fusion.fitted)
         progress.evaluated = epoch
         progress.evaluating += time.monotonic() - started
         progress.seconds = time.monotonic() - self.began

@@ -1,9 +1,11 @@
-"""Encode each query and meme of a split once -> tiles of scores -> metrics.py."""
+"""Encode each query and meme of a split once -> blocks of scores, shared out to all processes -> metrics.py."""
 
 import argparse
 import contextlib
+import functools
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,13 @@ from modules.ief_model import IEF, known_text
 from modules.image_similarity import TightSimilarity
 from util import replaced_atomically, reserve
 
-TILE_QUERIES, TILE_MEMES = 512, 8192  # memes of one token; of several, fewer
+TILE_MEMES = 8192  # memes of one token that queries meet at once; of several tokens, fewer
+# A block of queries: there are about so many, for several processes to share, each a multiple of so many queries high,
+# but at most so many, and of at most so many bytes in three matrices.
+BLOCKS, STEP_QUERIES, TILE_QUERIES, BLOCK_BYTES = 24, 16, 512, 3 * 2**27
+EXPECTED_QUERIES = 32  # their relevant memes are scored together, before all
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}  # of the words x tokens product; a CPU should keep it in its cache
-KEPT_BYTES = 2**30  # tiles of the first pass are kept up to here, else they are computed a second time
+KEPT_BYTES = 2**30  # blocks that are needed twice are kept up to here, else they are computed a second time
 
 
 def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
@@ -32,7 +38,7 @@ def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[s
 
 
 class EncodedSplit:
-    """A split's queries (tensors on the device) and memes, on the first process."""
+    """A split's queries (tensors on the device) and memes, in every process."""
 
     def __init__(self, queries: dict[str, torch.Tensor], memes: FeatureStore, relevance: metrics.Relevance) -> None:
         self.queries = queries
@@ -48,8 +54,8 @@ def encode_split(
     device: torch.device,
     progress: bool = True,
     frozen: FrozenFeatures | None = None,
-) -> EncodedSplit | None:
-    """Encode a split, its memes shared out to all processes: EncodedSplit on the first process, else None.
+) -> EncodedSplit:
+    """Encode a split, its memes and queries shared out to all processes, each of which gets all features.
 
     `frozen`: what is known of the split's features already.
     """
@@ -66,12 +72,8 @@ def encode_split(
         batch = frozen.join(batch) if frozen is not None else batch
         features = model.encode_memes(to_device(batch, device))
         features["valid"] = valid_tokens(batch, features).to(device)
-        features = distributed.gather(features)
-        if distributed.is_main():
-            features = {name: tensor[:real] for name, tensor in features.items()}
-            store.append(features, features.pop("valid"))
-    if not distributed.is_main():
-        return None
+        features = {name: tensor[:real] for name, tensor in distributed.gather(features).items()}
+        store.append(features, features.pop("valid"))
     store.finish()
     return EncodedSplit(_encode_queries(model, data, args, device, frozen), store, relevance)
 
@@ -86,10 +88,14 @@ def valid_tokens(batch: Mapping[str, torch.Tensor], features: Mapping[str, torch
 def _encode_queries(
     model: IEF, data: SplitData, args: argparse.Namespace, device: torch.device, frozen: FrozenFeatures | None
 ) -> dict[str, torch.Tensor]:
-    encoded = []
-    for batch in query_batches(data, args.batch_size_val):
-        batch = to_device(frozen.join(batch) if frozen is not None else batch, device)
-        encoded.append(model.encode_queries(batch["query_ids"], batch["query_mask"], known_text(batch, "query")))
+    own = {}
+    for number, batch in enumerate(query_batches(data, args.batch_size_val)):
+        if number % distributed.world_size() == distributed.rank():
+            batch = to_device(frozen.join(batch) if frozen is not None else batch, device)
+            features = model.encode_queries(batch["query_ids"], batch["query_mask"], known_text(batch, "query"))
+            own[number] = {name: tensor.cpu() for name, tensor in features.items()}
+    of_all = {number: features for part in distributed.from_all(own) for number, features in part.items()}
+    encoded = [to_device(of_all[number], device) for number in sorted(of_all)]
     longest = max(features["words"].shape[1] for features in encoded) if "words" in encoded[0] else 0
     joined = {}
     for name in encoded[0]:
@@ -112,17 +118,19 @@ def score_tile(
     if isinstance(model.image_similarity, TightSimilarity):
         return _reranked_tile(model, encoded, queries, memes, rerank_top)
     tile: dict[str, np.ndarray] = {}
+    words = queries["words"].shape[1] if "words" in queries else 1
     for group in encoded.memes.groups(memes):
-        features = encoded.memes.read(group, reference.device, reference.dtype)
-        words = queries["words"].shape[1] if "words" in queries else 1
-        tokens = features["tokens"].shape[1] if "tokens" in features else 1
-        chunk = chunk_of_queries(words, tokens, len(group), reference.device)
-        columns = np.searchsorted(memes, group)
-        for start in range(0, len(reference), chunk):
-            some = {name: tensor[start : start + chunk] for name, tensor in queries.items()}
-            for name, scores in model.similarities(some, features).items():
-                out = tile.setdefault(name, np.empty((len(reference), len(memes)), np.float32))
-                out[start : start + chunk, columns] = scores.float().cpu().numpy()
+        wide = max(1, TILE_MEMES // int(encoded.memes.lengths[group].max()))
+        for some_memes in (group[first : first + wide] for first in range(0, len(group), wide)):
+            features = encoded.memes.read(some_memes, reference.device, reference.dtype)
+            tokens = features["tokens"].shape[1] if "tokens" in features else 1
+            chunk = chunk_of_queries(words, tokens, len(some_memes), reference.device)
+            columns = np.searchsorted(memes, some_memes)
+            for start in range(0, len(reference), chunk):
+                some = {name: tensor[start : start + chunk] for name, tensor in queries.items()}
+                for name, scores in model.similarities(some, features).items():
+                    out = tile.setdefault(name, np.empty((len(reference), len(memes)), np.float32))
+                    out[start : start + chunk, columns] = scores.float().cpu().numpy()
     return tile
 
 
@@ -151,15 +159,22 @@ def _reranked_tile(
     return {name: tensor.float().cpu().numpy() for name, tensor in scores.items()}
 
 
-def tiles(model: IEF, encoded: EncodedSplit, args: argparse.Namespace) -> Iterator[tuple[slice, slice]]:
-    """The places of the tiles: (rows, columns) slices. A cross encoder needs whole rows."""
+def row_blocks(model: IEF, encoded: EncodedSplit) -> list[slice]:
+    """The blocks of queries whose whole rows are scored at once.
+
+    They do not depend on the number of processes, which would change the scores' last bits: only whose they are does.
+    """
     queries, memes = encoded.relevance.shape
-    high, wide = TILE_QUERIES, max(1, TILE_MEMES // int(encoded.memes.lengths.max()))
+    high = min(TILE_QUERIES, STEP_QUERIES * math.ceil(queries / (STEP_QUERIES * BLOCKS)))
+    high = min(high, max(1, BLOCK_BYTES // (3 * 4 * memes)))
     if isinstance(model.image_similarity, TightSimilarity):
-        high, wide = 64, memes
-    for column in range(0, memes, wide):
-        for row in range(0, queries, high):
-            yield slice(row, min(row + high, queries)), slice(column, min(column + wide, memes))
+        high = min(high, 64)  # the cross encoder reads the tokens of all memes that one of them has in its first ones
+    return [slice(row, min(row + high, queries)) for row in range(0, queries, high)]
+
+
+def score_rows(model: IEF, encoded: EncodedSplit, args: argparse.Namespace, rows: slice) -> dict[str, np.ndarray]:
+    """Scores of the queries `rows` and all memes: {name: (R, M) float32}."""
+    return score_tile(model, encoded, rows, np.arange(encoded.relevance.shape[1]), args.rerank_top)
 
 
 def rank_split(
@@ -172,57 +187,151 @@ def rank_split(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{score name: (query->meme ranks, meme->query ranks)} of an encoded split, in bounded memory.
 
-    best, save_to: as in `rank_tiles`.
+    Every process calls it, scores its share of the rows, and gets all ranks. best, save_to: as in `rank_blocks`.
     """
+    blocks = distributed.dealt(row_blocks(model, encoded))
+    expected = None
+    if not isinstance(model.image_similarity, TightSimilarity):  # whose scores depend on the whole gallery
+        expected = _joined(distributed.from_all(_expected_scores(model, encoded, args, blocks)))
+    return rank_blocks(
+        functools.partial(score_rows, model, encoded, args),
+        blocks,
+        encoded.relevance,
+        expected,
+        best,
+        save_to,
+        progress,
+        distributed.from_all,
+    )
 
-    def score(rows: slice, columns: slice) -> dict[str, np.ndarray]:
-        return score_tile(model, encoded, rows, np.arange(columns.start, columns.stop), args.rerank_top)
 
-    return rank_tiles(score, list(tiles(model, encoded, args)), encoded.relevance, best, save_to, progress)
+def _expected_scores(
+    model: IEF, encoded: EncodedSplit, args: argparse.Namespace, blocks: Iterable[slice | None]
+) -> dict[str, np.ndarray]:
+    """What the relevant pairs of some blocks score, up to rounding: {name: (P,)}, NaN in other rows."""
+    expected: dict[str, np.ndarray] = {}
+    for block in filter(None, blocks):
+        for start in range(block.start, block.stop, EXPECTED_QUERIES):
+            rows = slice(start, min(start + EXPECTED_QUERIES, block.stop))
+            pairs, line, meme = encoded.relevance.within(rows)
+            if not len(meme):
+                continue
+            memes = np.unique(meme)
+            for name, scores in score_tile(model, encoded, rows, memes, args.rerank_top).items():
+                found = expected.setdefault(name, np.full(len(encoded.relevance.query), np.nan))
+                found[pairs] = scores[line, np.searchsorted(memes, meme)]
+    return expected
 
 
-def rank_tiles(
-    score: Callable[[slice, slice], dict[str, np.ndarray]],
-    places: Sequence[tuple[slice, slice]],
+def _joined(parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What several processes know of the pairs' scores, each of its own rows and NaN of the others."""
+    joined: dict[str, np.ndarray] = {}
+    for part in parts:
+        for name, scores in part.items():
+            joined[name] = np.where(np.isnan(scores), joined.get(name, np.nan), scores)
+    return joined
+
+
+def rank_blocks(
+    score: Callable[[slice], dict[str, np.ndarray]],
+    blocks: Sequence[slice | None],
     relevance: metrics.Relevance,
+    expected: Mapping[str, np.ndarray] | None = None,
     best: BestMemes | None = None,
     save_to: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    from_all: Callable[[Any], list[Any]] = lambda found: [found],
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{score name: (query->meme ranks, meme->query ranks)} of a matrix that is computed in tiles, each once or twice.
+    """{score name: (query->meme ranks, meme->query ranks)} of a matrix whose rows are computed in blocks.
 
-    score(rows, columns): {name: (R, C) float32}, for the slices in `places`. best: a query_record.BestMemes, to be
-    filled. save_to: a folder for the matrices as .npy files, written as they are computed and renamed when whole.
+    score(rows): {name: (R, M) float32}, for the slices in `blocks`, each once. It is called a second time where
+    `expected`, the relevant pairs' scores {name: (P,)} as in metrics.RankCounter, is None or was not right, but for the
+    blocks that could be kept. best: a query_record.BestMemes, to be filled. save_to: a folder for the matrices as .npy
+    files, written as they are computed and renamed when whole. from_all: distributed.from_all where several processes
+    have a share of the blocks each (`distributed.dealt`).
     """
-    counters: dict[str, metrics.RankCounter] = {}
-    kept: dict[int, dict[str, np.ndarray]] = {}  # tiles, by their number
-    kept_bytes = 0
-    with contextlib.ExitStack() as stack:
-        saved: dict[str, np.memmap] = {}
-        for turn in ("observe", "count"):
-            bar = tqdm(places, desc=f"scoring, pass {turn}", unit="tile", leave=False, disable=not progress)
-            for number, (rows, columns) in enumerate(bar):
-                tile = kept.get(number)
-                if tile is None:
-                    tile = score(rows, columns)
-                    size = sum(scores.nbytes for scores in tile.values())
-                    if turn == "observe" and kept_bytes + size <= KEPT_BYTES:
-                        kept[number] = tile
-                        kept_bytes += size
-                if best is not None:
-                    getattr(best, turn)(rows, columns, tile)
-                for name, scores in tile.items():
-                    counter = counters.setdefault(name, metrics.RankCounter(relevance))
-                    getattr(counter, turn)(rows, columns, scores)
-                    if save_to is not None and turn == "observe":
-                        if name not in saved:
-                            saved[name] = _open_matrix(stack, save_to, name, relevance.shape)
-                        saved[name][rows, columns] = scores
-        for matrix in saved.values():
-            matrix.flush()
-    if save_to is not None:
+    margin = metrics.MARGIN
+    kept: dict[int, dict[str, np.ndarray]] = {}  # by their first row
+    if expected is None:
+        expected, margin = _joined(from_all(_observed(score, blocks, relevance, kept, progress))), 0.0
+
+    def score_once(rows: slice) -> dict[str, np.ndarray]:
+        return kept.pop(rows.start) if rows.start in kept else score(rows)
+
+    counters = _counted(score_once, blocks, relevance, expected, margin, best, save_to, progress, from_all)
+    if not all(counter.settled for counter in counters.values()):
+        expected = {name: counter.scores for name, counter in counters.items()}
+        counters = _counted(score, blocks, relevance, expected, 0.0, best, save_to, progress, from_all)
+    if save_to is not None and distributed.is_main():
         relevance.save(Path(save_to) / "relevance.npz")
     return {name: counter.ranks() for name, counter in counters.items()}
+
+
+def _observed(
+    score: Callable[[slice], dict[str, np.ndarray]],
+    blocks: Sequence[slice | None],
+    relevance: metrics.Relevance,
+    kept: dict[int, dict[str, np.ndarray]],
+    progress: bool,
+) -> dict[str, np.ndarray]:
+    """The relevant pairs' scores in these blocks: {name: (P,)}, NaN in other rows. `kept` gets what may be kept."""
+    found: dict[str, np.ndarray] = {}
+    kept_bytes = 0
+    for rows in filter(None, _bar("scoring, relevant pairs", blocks, progress)):
+        block = score(rows)
+        pairs, line, meme = relevance.within(rows)
+        for name, scores in block.items():
+            found.setdefault(name, np.full(len(relevance.query), np.nan))[pairs] = scores[line, meme]
+        size = sum(scores.nbytes for scores in block.values())
+        if kept_bytes + size <= KEPT_BYTES:
+            kept[rows.start] = block
+            kept_bytes += size
+    return found
+
+
+def _counted(
+    score: Callable[[slice], dict[str, np.ndarray]],
+    blocks: Sequence[slice | None],
+    relevance: metrics.Relevance,
+    expected: Mapping[str, np.ndarray],
+    margin: float,
+    best: BestMemes | None,
+    save_to: str | os.PathLike[str] | None,
+    progress: bool,
+    from_all: Callable[[Any], list[Any]],
+) -> dict[str, metrics.RankCounter]:
+    """One pass over the blocks, of all processes: {name: RankCounter}."""
+    counters = {name: metrics.RankCounter(relevance, scores, margin) for name, scores in expected.items()}
+    with contextlib.ExitStack() as stack:
+        saved: dict[str, np.memmap] = {}
+        for rows in _bar("scoring", blocks, progress):
+            block: dict[str, np.ndarray] = {}
+            if rows is not None:
+                block = score(rows)
+                for name, scores in block.items():
+                    counters[name].add(rows, scores)
+                if best is not None:
+                    best.add(rows, block)
+            if save_to is not None:
+                for place, matrices in distributed.to_main((rows, block)):
+                    for name, scores in matrices.items():
+                        if name not in saved:
+                            saved[name] = _open_matrix(stack, save_to, name, relevance.shape)
+                        saved[name][place] = scores
+        for matrix in saved.values():
+            matrix.flush()
+    (merged, _), *others = found = from_all((counters, best))
+    for counters, _ in others:
+        for name, counter in counters.items():
+            merged[name].merge(counter)
+    if best is not None:
+        for _, each in found:
+            best.merge(each)
+    return merged
+
+
+def _bar(what: str, blocks: Sequence[slice | None], progress: bool) -> Iterable[slice | None]:
+    return tqdm(blocks, desc=what, unit="block", leave=False, disable=not (progress and distributed.is_main()))
 
 
 def _open_matrix(

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 import metrics
-from evaluation.eval_loop import EncodedSplit, rank_tiles, score_tile, tiles
+from engine import distributed
+from evaluation.eval_loop import EncodedSplit, rank_blocks, row_blocks, score_rows
 from modules.fusion import Fusion
 from modules.ief_model import IEF
 from modules.loss import info_nce
@@ -26,19 +27,29 @@ EPOCHS, BATCH = 30, 64  # of a network's training, over the queries; scores of s
 
 
 @contextlib.contextmanager
-def part_scores(model: IEF, encoded: EncodedSplit, args: argparse.Namespace) -> Iterator[np.ndarray]:
-    """QI and QC of a split: (2, Q, M) float32 in a temporary file, not in memory, whatever the split's size."""
+def part_scores(model: IEF, encoded: EncodedSplit, args: argparse.Namespace) -> Iterator[np.ndarray | None]:
+    """QI and QC of a split, computed by all processes: (2, Q, M) float32 in the first one, None in the others.
+
+    They are in a temporary file, not in memory, whatever the split's size.
+    """
+    with _scores_file(encoded, args) if distributed.is_main() else contextlib.nullcontext() as scores:
+        for rows in distributed.dealt(row_blocks(model, encoded)):
+            block = {} if rows is None else score_rows(model, encoded, args, rows)
+            for place, parts in distributed.to_main((rows, [block[name] for name in ("qi", "qc") if block])):
+                if scores is not None and place is not None:
+                    scores[0, place], scores[1, place] = parts
+        yield scores
+
+
+@contextlib.contextmanager
+def _scores_file(encoded: EncodedSplit, args: argparse.Namespace) -> Iterator[np.ndarray]:
     shape = 2, *encoded.relevance.shape
     with tempfile.TemporaryFile(dir=args.output_dir) as file:
         try:
             reserve(file, math.prod(shape) * np.dtype(np.float32).itemsize)
         except OSError as error:
             raise not_written(Path(args.output_dir) / "the scores on val", error) from error
-        scores = np.memmap(file, np.float32, "w+", shape=shape)
-        for rows, columns in tiles(model, encoded, args):
-            tile = score_tile(model, encoded, rows, np.arange(columns.start, columns.stop), args.rerank_top)
-            scores[0, rows, columns], scores[1, rows, columns] = tile["qi"], tile["qc"]
-        yield scores
+        yield np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def fit_alpha(scores: np.ndarray, relevance: metrics.Relevance) -> float:
@@ -49,15 +60,20 @@ def fit_alpha(scores: np.ndarray, relevance: metrics.Relevance) -> float:
 def fit_and_rank(
     model: IEF, encoded: EncodedSplit, args: argparse.Namespace
 ) -> tuple[float, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """-> (the fitted α, rank_split's ranks by QI, QC, and by the two fused with this α)."""
+    """-> (the fitted α, rank_split's ranks by QI, QC, and by the two fused with this α).
+
+    All processes score. The first one fits and ranks; in the others the result is (nan, {}).
+    """
     with part_scores(model, encoded, args) as scores:
+        if scores is None:
+            return math.nan, {}
         alpha = fit_alpha(scores, encoded.relevance)
 
-        def score(rows: slice, columns: slice) -> dict[str, np.ndarray]:
-            qi, qc = scores[:, rows, columns]
+        def score(rows: slice) -> dict[str, np.ndarray]:
+            qi, qc = scores[:, rows]
             return {"qi": qi, "qc": qc, "fused": metrics.weighted_sum((qi, qc), (alpha, 1 - alpha))}
 
-        return alpha, rank_tiles(score, list(tiles(model, encoded, args)), encoded.relevance)
+        return alpha, rank_blocks(score, row_blocks(model, encoded), encoded.relevance)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from metrics import (
     load_array,
     per_query_metrics,
     random_expectation,
-    ranks_from_tiles,
+    ranks_from_rows,
     shape_text,
     share_of_first,
     weighted_sum,
@@ -126,10 +126,10 @@ def _report(
     matrices: Mapping[str, np.ndarray], relevance: Relevance, weights: Sequence[float] | None, seed: int
 ) -> dict[str, Any]:
     """Print a table per direction, with the weighted sum's row if there are weights; returns what --json stores."""
-    readers = {name: lambda *place, m=matrix: m[place] for name, matrix in matrices.items()}
+    readers: dict[str, Callable[[slice], np.ndarray]] = {name: m.__getitem__ for name, m in matrices.items()}
     if weights is not None:
-        readers["fused"] = lambda *place: weighted_sum([m[place] for m in matrices.values()], weights)
-    ranks = {name: _ranks(name, read_tile, relevance) for name, read_tile in readers.items()}
+        readers["fused"] = lambda rows: weighted_sum([m[rows] for m in matrices.values()], weights)
+    ranks = {name: _ranks(name, read_rows, relevance) for name, read_rows in readers.items()}
     transposed = relevance.transposed()
     directions = (
         ("query_to_meme", "queries", "memes", relevance, relevance.query),
@@ -187,7 +187,7 @@ def _report_fitted(
     rows: list[Row] = [("random", random_expectation(part), None)]
     per_query: dict[str, np.ndarray] = {}
     for name, pair in weights.items():
-        ranks = _ranks(name, _Rows(matrices, rest, pair).tile, part)[0]
+        ranks = _ranks(name, _Rows(matrices, rest, pair).read, part)[0]
         names, per_query[name] = per_query_metrics(ranks, part.query, *part.shape)
         rows.append((name, average(names, per_query[name]), bootstrap_intervals(names, per_query[name], seed)))
     column = names.index("mAP")
@@ -238,7 +238,7 @@ def _val_map(
 ) -> float:
     """mAP, query to meme, of the weighted sum on some queries (ascending)."""
     part = _part(relevance, queries)
-    ranks = _ranks(name, _Rows(matrices, queries, weights).tile, part)[0]
+    ranks = _ranks(name, _Rows(matrices, queries, weights).read, part)[0]
     return average(*per_query_metrics(ranks, part.query, *part.shape))["mAP"]
 
 
@@ -257,15 +257,13 @@ class _Rows:
         self.matrices, self.queries, self.weights = list(matrices.values()), queries, weights
         self.shape = len(queries), self.matrices[0].shape[1]
 
-    def tile(self, rows: slice, columns: slice) -> np.ndarray:
-        return weighted_sum([m[self.queries[rows], columns] for m in self.matrices], self.weights)
+    def read(self, rows: slice) -> np.ndarray:
+        return weighted_sum([m[self.queries[rows]] for m in self.matrices], self.weights)
 
 
-def _ranks(
-    name: str, read_tile: Callable[[slice, slice], np.ndarray], relevance: Relevance
-) -> tuple[np.ndarray, np.ndarray]:
+def _ranks(name: str, read_rows: Callable[[slice], np.ndarray], relevance: Relevance) -> tuple[np.ndarray, np.ndarray]:
     try:
-        return ranks_from_tiles(read_tile, relevance)
+        return ranks_from_rows(read_rows, relevance)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

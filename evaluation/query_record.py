@@ -28,6 +28,7 @@ UNREADABLE = (
     *(zlib.error, zipfile.BadZipFile),
 )
 BEST_KEPT = 10
+KEYS_AT_ONCE = 2**21  # of `order_keys`
 MAX_BYTES = 2**28  # of the arrays, unpacked: ids take as much for each meme as for the one with the longest
 
 
@@ -163,8 +164,8 @@ class QueryRecord:
             self.values(score)
 
 
-def order_keys(scores: np.ndarray, first_meme: int) -> np.ndarray:
-    """Keys (R, C) int64, all different in a row: in the order of the float32 scores; of equal ones the earlier meme has
+def order_keys(scores: np.ndarray) -> np.ndarray:
+    """Keys (R, M) int64, all different in a row: in the order of the float32 scores; of equal ones the earlier meme has
     the higher key.
 
     Neighbouring float32 numbers are 2**29 float64 numbers apart, and these, read as integers, keep their order: there
@@ -172,11 +173,11 @@ def order_keys(scores: np.ndarray, first_meme: int) -> np.ndarray:
     """
     bits = (np.asarray(scores, dtype=np.float32).astype(np.float64) + 0.0).view(np.int64)  # + 0.0: no negative zero
     keys = np.where(bits >= 0, bits, bits ^ np.iinfo(np.int64).max)
-    return keys - (first_meme + np.arange(keys.shape[1]))
+    return keys - np.arange(keys.shape[1])
 
 
 class BestMemes:
-    """Each query's best memes by the fused score, found while the tiles of a split pass twice (eval_loop.rank_tiles).
+    """Each query's best memes by the fused score, found while the rows of a split pass (eval_loop.rank_blocks).
 
     The order is that of metrics.py: in a tie memes that are not relevant come first, then the earlier ones.
     """
@@ -186,38 +187,37 @@ class BestMemes:
         queries, memes = relevance.shape
         self.kept = min(kept, memes)
         self.meme = np.full((queries, self.kept), -1, np.int64)
-        self.order = np.full((queries, self.kept), np.iinfo(np.int64).min)
         self.scores: dict[str, np.ndarray] = {}
-        self.above: dict[str, np.ndarray] = {}
+        self.above: dict[str, np.ndarray] = {}  # how many memes score higher
 
-    def observe(self, rows: slice, columns: slice, tile: Mapping[str, np.ndarray]) -> None:
-        """First pass. tile: {score: (R, C)}, `fused` among them."""
-        order = order_keys(tile["fused"], columns.start)
-        first, last = np.searchsorted(self.relevance.query, (rows.start, rows.stop))
-        query, meme = self.relevance.query[first:last], self.relevance.meme[first:last]
-        inside = (meme >= columns.start) & (meme < columns.stop)
-        place = query[inside] - rows.start, meme[inside] - columns.start
-        order[place] -= RELEVANT_STEP
-        some = min(self.kept, order.shape[1])
-        candidates = np.argpartition(order, -some, axis=1)[:, -some:]
-        all_order = np.hstack([self.order[rows], np.take_along_axis(order, candidates, axis=1)])
-        chosen = np.argsort(all_order, axis=1)[:, ::-1][:, : self.kept]
+    def add(self, rows: slice, block: Mapping[str, np.ndarray]) -> None:
+        """Some queries' whole rows. block: {score: (R, M)}, `fused` among them."""
+        few = max(1, KEYS_AT_ONCE // self.relevance.shape[1])
+        for start in range(rows.start, rows.stop, few):
+            some = slice(start, min(start + few, rows.stop))
+            self._add({name: scores[some.start - rows.start :][:few] for name, scores in block.items()}, some)
 
-        def merge(kept: np.ndarray, new: np.ndarray) -> np.ndarray:
-            return np.take_along_axis(np.hstack([kept, new]), chosen, axis=1)
-
-        self.order[rows] = np.take_along_axis(all_order, chosen, axis=1)
-        self.meme[rows] = merge(self.meme[rows], candidates + columns.start)
-        for name, scores in tile.items():
-            kept = self.scores.setdefault(name, np.full(self.meme.shape, -np.inf, np.float32))
-            kept[rows] = merge(kept[rows], np.take_along_axis(scores, candidates, axis=1))
-
-    def count(self, rows: slice, columns: slice, tile: Mapping[str, np.ndarray]) -> None:
-        """Second pass: how many memes score higher than each of the best ones."""
-        for name, scores in tile.items():
+    def _add(self, block: Mapping[str, np.ndarray], rows: slice) -> None:
+        order = order_keys(block["fused"])
+        _, line, meme = self.relevance.within(rows)
+        order[line, meme] -= RELEVANT_STEP
+        chosen = np.argpartition(order, -self.kept, axis=1)[:, -self.kept :]
+        by_order = np.argsort(np.take_along_axis(order, chosen, axis=1), axis=1)[:, ::-1]
+        self.meme[rows] = chosen = np.take_along_axis(chosen, by_order, axis=1)
+        for name, scores in block.items():
+            best = np.take_along_axis(scores, chosen, axis=1)
+            self.scores.setdefault(name, np.zeros(self.meme.shape, np.float32))[rows] = best
             above = self.above.setdefault(name, np.zeros(self.meme.shape, np.int64))
             for slot in range(self.kept):
-                above[rows, slot] += np.count_nonzero(scores > self.scores[name][rows, slot, None], axis=1)
+                above[rows, slot] = np.count_nonzero(scores > best[:, slot, None], axis=1)
+
+    def merge(self, other: BestMemes) -> None:
+        """Take over another one's queries."""
+        rows = other.meme[:, 0] >= 0
+        self.meme[rows] = other.meme[rows]
+        for own, found in ((self.scores, other.scores), (self.above, other.above)):
+            for name, array in found.items():
+                own.setdefault(name, np.zeros_like(array))[rows] = array[rows]
 
     def ranks(self, pair_ranks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """{score: (Q, K)}; relevant memes have their strict rank, of `pair_ranks` {score: (P,)}."""

@@ -140,19 +140,19 @@ def score(args, split, reference):
     """Everything that is measured on the test split; writes test_queries.npz and, if asked for, the matrix."""
     import metrics
     from engine import test_record
-    from evaluation.eval_loop import rank_tiles
+    from evaluation.eval_loop import rank_blocks
     from evaluation.query_record import BestMemes, QueryRecord
 
     queries, memes = len(split.queries), len(split.memes)
     relevance = metrics.Relevance(split.record_topic, split.record_meme, (queries, memes))
     best = BestMemes(relevance)
     high = math.ceil(BLOCK_SCORES / memes)
-    places = [(slice(row, min(row + high, queries)), slice(0, memes)) for row in range(0, queries, high)]
-    ranks = rank_tiles(
-        lambda rows, _: {"fused": reference.scores(rows)},
-        places,
+    blocks = [slice(row, min(row + high, queries)) for row in range(0, queries, high)]
+    ranks = rank_blocks(
+        lambda rows: {"fused": reference.scores(rows)},
+        blocks,
         relevance,
-        best,
+        best=best,
         save_to=args.output_dir if args.save_similarity else None,
     )
     QueryRecord.of(split, relevance, ranks, best).save(args.output_dir)

@@ -240,7 +240,7 @@ def test_an_evaluation_in_tiles_has_the_cpus_scores_and_its_own_ranks(device, pl
     args.output_dir = tmp_path
     monkeypatch.setattr(eval_loop, "TILE_QUERIES", 3)
     monkeypatch.setattr(eval_loop, "TILE_MEMES", 5)
-    monkeypatch.setattr(eval_loop, "KEPT_BYTES", 0)  # each tile is computed twice, and must be the same to the last bit
+    monkeypatch.setattr(eval_loop, "KEPT_BYTES", 0)  # what is computed twice must be the same to the last bit
     monkeypatch.setitem(eval_loop.CHUNK_ELEMENTS, device.type, 200)
     scores = {}
     for place_of in (torch.device("cpu"), device):

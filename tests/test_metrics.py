@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import metrics
-from metrics import RankCounter, Relevance, ranks_from_tiles, relevant_ranks, retrieval_metrics
-from util import InputError
+from metrics import RankCounter, Relevance, ranks_from_rows, relevant_ranks, retrieval_metrics
+from util import InputError, NotFinite
 
 NAMES = ["R@1", "R@5", "R@10", "R@20", "R@50", "recall@1", "recall@5", "recall@10", "recall@20", "recall@50"]
 NAMES += ["P@10", "P@20", "P@50", "MdR", "MnR", "mAP", "nDCG@10"]
@@ -91,7 +91,7 @@ def test_a_perfect_ranking_scores_100_with_two_relevant_memes_per_query():
 
 
 def test_a_constant_matrix_earns_nothing():
-    by_query, by_meme = ranks_from_tiles(lambda rows, columns: np.ones((4, 4)), Relevance.diagonal(4))
+    by_query, by_meme = ranks_from_rows(lambda rows: np.ones((4, 4)), Relevance.diagonal(4))
     assert by_query.tolist() == by_meme.tolist() == [4, 4, 4, 4]
     scores = np.array([[5, 5, 5, 1, 5, 9]])  # three relevant among five: one irrelevant of the same score leads
     assert relevant_ranks(scores, Relevance([0, 0, 0], [0, 2, 4], (1, 6))).tolist() == [3, 4, 5]
@@ -109,65 +109,111 @@ def test_dense_ranks_equal_the_definition_with_many_ties(dtype):
         assert relevant_ranks(scores, relevance).tolist() == slow_ranks(scores, relevance)
 
 
-@pytest.mark.parametrize("tile", [(1, 1), (3, 5), (4, 1000), (1000, 7), (9, 31), (1000, 1000)])
-def test_tiles_of_any_shape_give_both_directions_of_the_definition(tile):
+def both_slow_ranks(scores, relevance):
+    transposed = relevance.transposed()
+    by_meme = np.empty(len(relevance.query), int)
+    by_meme[transposed.source] = slow_ranks(scores.T, transposed)
+    return slow_ranks(scores, relevance), by_meme.tolist()
+
+
+def both_lists(ranks):
+    assert all(each.dtype == np.int64 for each in ranks)
+    return tuple(each.tolist() for each in ranks)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 17, 1000])
+def test_blocks_of_any_height_give_both_directions_of_the_definition(rows):
     rng = np.random.default_rng(3)
     relevance = random_relevance(rng, 17, 31, 0.2)
     scores = rng.integers(-4, 5, (17, 31)).astype(np.float32)
-    by_query, by_meme = ranks_from_tiles(lambda *place: scores[place], relevance, *tile)
-    transposed = relevance.transposed()
-    assert by_query.tolist() == slow_ranks(scores, relevance)
-    assert by_meme[transposed.source].tolist() == slow_ranks(scores.T, transposed)
-    assert by_query.dtype == by_meme.dtype == np.int64
+    found = ranks_from_rows(lambda block: scores[block], relevance, rows)
+    assert both_lists(found) == both_slow_ranks(scores, relevance)
 
 
-def test_memory_is_that_of_the_pairs_and_two_tiles():
+def counted(relevance, scores, expected, margin, heights=5, order=None, processes=1):
+    """A RankCounter that was given the rows in blocks, in an order, by one or by several counters that are merged."""
+    starts = np.arange(0, relevance.shape[0], heights)
+    shares = np.array_split(starts if order is None else order.permutation(starts), processes)
+    counters = [RankCounter(relevance, expected, margin) for _ in shares]
+    for counter, share in zip(counters, shares, strict=True):
+        for start in share:
+            counter.add(slice(start, start + heights), scores[start : start + heights])
+    for other in counters[1:]:
+        counters[0].merge(other)
+    return counters[0]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("levels", [2, 40, 2000])
+def test_scores_that_are_expected_within_rounding_give_the_ranks_of_the_whole_matrix(levels, processes, monkeypatch):
+    """Steps of half a margin: most scores lie so near to others that the expected one does not tell which is higher."""
+    monkeypatch.setattr(metrics, "TILE_ELEMENTS", 60)  # columns are counted a few at a time, too
+    rng = np.random.default_rng(levels)
+    relevance = random_relevance(rng, 23, 31, 0.2)
+    scores = (rng.integers(levels, size=(23, 31)) * np.float32(5e-6)).astype(np.float32)
+    expected = scores[relevance.query, relevance.meme] + rng.uniform(-9e-6, 9e-6, len(relevance.query))
+    for _ in range(3):
+        counter = counted(relevance, scores, expected, 1e-5, 5, rng, processes)
+        assert counter.settled
+        assert both_lists(counter.ranks()) == both_slow_ranks(scores, relevance)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_was_not_expected_is_noticed_and_settled_by_a_second_counter(monkeypatch, processes):
+    rng = np.random.default_rng(1)
+    relevance = random_relevance(rng, 20, 30, 0.2)
+    scores = rng.random((20, 30), dtype=np.float32)
+    own = scores[relevance.query, relevance.meme].astype(np.float64)
+    wrong = own.copy()
+    wrong[7] += 1.1e-5
+    unknown = own.copy()
+    unknown[7] = np.nan
+    counters = [counted(relevance, scores, expected, 1e-5, 3, rng, processes) for expected in (wrong, unknown)]
+    monkeypatch.setattr(metrics, "NEAR_KEPT", 50)
+    constant = np.full_like(scores, 0.5)
+    for first, matrix in [*((each, scores) for each in counters), (None, constant)]:
+        first = first or counted(relevance, matrix, matrix[relevance.query, relevance.meme], 1e-5, 3, rng, processes)
+        assert not first.settled
+        with pytest.raises(ValueError, match="not settled"):
+            first.ranks()
+        second = counted(relevance, matrix, first.scores, 0.0, 3, rng, processes)
+        assert second.settled
+        assert both_lists(second.ranks()) == both_slow_ranks(matrix, relevance)
+
+
+def test_memory_is_that_of_the_pairs_and_a_few_blocks():
     rng = np.random.default_rng(4)
     relevance = Relevance(np.sort(rng.integers(2048, size=20_000)), np.arange(20_000), (2048, 20_000))
-    tile = rng.random((512, 2048), dtype=np.float32)  # 4 MB; the matrix would have 164 MB
+    block = rng.random((50, 20_000), dtype=np.float32)  # 4 MB; the matrix would have 164 MB
     tracemalloc.start()
-    ranks_from_tiles(lambda r, c: tile[: r.stop - r.start, : c.stop - c.start], relevance, rows=512, columns=2048)
+    ranks_from_rows(lambda rows: block[: rows.stop - rows.start], relevance, 50)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 16e6
 
 
-def in_tiles(counter, call, scores, places):
-    for rows, columns in places:
-        getattr(counter, call)(rows, columns, scores[rows, columns])
+def test_blocks_that_do_not_cover_the_matrix_once_are_an_error():
+    scores, halves = np.arange(16.0).reshape(4, 4), [slice(0, 2), slice(2, 9)]
+    for blocks, times in ((halves[:1], 0), ([*halves, halves[0]], 2)):
+        counter = RankCounter(Relevance.diagonal(4), scores.diagonal())
+        for rows in blocks:
+            counter.add(rows, scores[rows])
+        with pytest.raises(
+            ValueError, match=f"do not cover the matrix once: the row of query . was added {times} times"
+        ):
+            counter.ranks()
 
 
-def test_tiles_that_do_not_cover_the_matrix_once_are_an_error():
-    scores, halves = np.arange(16.0).reshape(4, 4), [(slice(0, 2), slice(None)), (slice(2, 9), slice(0, 4))]
-    for places in (halves[:1], [*halves, halves[0]]):
-        counter = RankCounter(Relevance.diagonal(4))
-        in_tiles(counter, "observe", scores, places)
-        with pytest.raises(ValueError, match="first pass do not cover.* got (0|8) of its 4"):
-            counter.count(*halves[0], scores[halves[0]])
-    counter = RankCounter(Relevance.diagonal(4))
-    in_tiles(counter, "observe", scores, halves)
-    with pytest.raises(ValueError, match="ranks.* before count"):
-        counter.ranks()
-    in_tiles(counter, "count", scores, halves[1:])
-    with pytest.raises(ValueError, match="second pass do not cover the matrix once: query 0 got 0 of its 4"):
-        counter.ranks()
-    with pytest.raises(ValueError, match="observe.* after count"):
-        counter.observe(*halves[0], scores[halves[0]])
-    with pytest.raises(ValueError, match="another score"):
-        counter.count(*halves[0], scores[halves[0]] + 1e-9)
-    in_tiles(counter, "count", scores, halves[:1])
-    assert counter.ranks()[0].tolist() == [4, 3, 2, 1]
-    # Every row and column got as many scores as it has, but half of the matrix twice and half of it never.
-    counter, twice = RankCounter(Relevance([0], [2], (4, 4))), [(slice(0, 2),) * 2, (slice(2, 4),) * 2] * 2
-    in_tiles(counter, "observe", scores, twice)
-    with pytest.raises(ValueError, match="left out a relevant pair"):
-        in_tiles(counter, "count", scores, twice)
+def test_rows_that_are_not_the_same_when_read_again_are_an_error():
+    matrices = iter(np.random.default_rng(0).random((2, 4, 4)))
+    with pytest.raises(ValueError, match="not settled: 4 pairs"):
+        ranks_from_rows(lambda rows: next(matrices), Relevance.diagonal(4))
 
 
-@pytest.mark.parametrize("rows, columns", [(slice(0, 3), slice(0, 4)), (slice(0, 4, 2), slice(0, 4))])
-def test_a_tile_that_does_not_fit_its_place_is_an_error(rows, columns):
-    with pytest.raises(ValueError, match="tile of shape"):
-        RankCounter(Relevance.diagonal(4)).observe(rows, columns, np.zeros((2, 4)))
+@pytest.mark.parametrize("rows", [slice(0, 3), slice(0, 4, 2), slice(2, 9)])
+def test_a_block_that_does_not_fit_its_place_is_an_error(rows):
+    with pytest.raises(ValueError, match="block of shape"):
+        RankCounter(Relevance.diagonal(4), np.zeros(4)).add(rows, np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -176,8 +222,8 @@ def test_nan_and_infinity_are_errors_that_say_where(value):
     scores[4, 7] = value
     with pytest.raises(InputError, match=f"query 4, meme 7 is {value}"):
         relevant_ranks(scores, Relevance([0], [0], (6, 9)))
-    with pytest.raises(InputError, match=f"query 4, meme 7 is {value}"):
-        ranks_from_tiles(lambda *place: scores[place], Relevance([0], [0], (6, 9)), 3, 4)
+    with pytest.raises(NotFinite, match=f"query 4, meme 7 is {value}"):
+        ranks_from_rows(lambda rows: scores[rows], Relevance([0], [0], (6, 9)), 3)
     with pytest.raises(InputError, match="complex"):
         relevant_ranks(np.zeros((6, 9), complex), Relevance([0], [0], (6, 9)))
 

@@ -19,13 +19,13 @@ import torch
 import metrics
 from engine import output_folder, train_loop
 from evaluation import eval_loop, fitted_weights
-from evaluation.eval_loop import rank_tiles
+from evaluation.eval_loop import rank_blocks
 from evaluation.feature_store import FeatureStore
 from tests.conftest import ROOT
 from tests.engine.test_resume import run_and_die
 from tests.processes import finish, program, start_process
 from tests.tiny_community import Place, read_json, run
-from util import LOCK_VARIABLE, InputError, NotWritten, make_logger, reserve, take_lock, write_json
+from util import LOCK_VARIABLE, InputError, NotFinite, NotWritten, make_logger, reserve, take_lock, write_json
 
 TRAINING = ("--epochs", "1", "--branches", "qi", "--caption_fusion", "none")
 
@@ -341,7 +341,7 @@ def rank_large(folder):
     relevance = metrics.Relevance([0, 1], [0, 1], (1024, 1024))
     scores = np.ones((1024, 1024), np.float32)
     try:
-        rank_tiles(lambda *_: {"fused": scores}, [(slice(0, 1024), slice(0, 1024))], relevance, None, folder)
+        rank_blocks(lambda _: {"fused": scores}, [slice(0, 1024)], relevance, save_to=folder)
     except InputError as error:
         print(error)
         return 2
@@ -361,7 +361,7 @@ def spill(folder):
 def fit(folder):
     encoded = argparse.Namespace(relevance=metrics.Relevance([0, 1], [0, 1], (1024, 1024)))
     try:
-        fitted_weights.tiles = lambda *_: []
+        fitted_weights.row_blocks = lambda *_: []
         with fitted_weights.part_scores(None, encoded, argparse.Namespace(output_dir=folder)) as scores:
             scores.fill(1)
     except InputError as error:
@@ -395,13 +395,13 @@ def test_the_room_is_taken_before_it_is_mapped_and_the_matrix_is_right(tmp_path,
     relevance = metrics.Relevance([0, 1], [0, 1], scores.shape)
     found = []
 
-    def score(rows, columns):
+    def score(rows):
         found.append([os.stat(path).st_blocks * 512 for path in tmp_path.glob(".*.partial")])
-        return {"fused": scores[rows, columns]}
+        return {"fused": scores[rows]}
 
     monkeypatch.setattr(eval_loop, "KEPT_BYTES", 0)
-    rank_tiles(score, [(slice(0, 700), slice(0, 900))], relevance, None, tmp_path)
-    assert found[0] == [] and found[1][0] >= scores.nbytes
+    rank_blocks(score, [slice(0, 350), slice(350, 700)], relevance, save_to=tmp_path)
+    assert found[:3] == [[], [], []] and found[3][0] >= scores.nbytes
     np.testing.assert_array_equal(np.load(tmp_path / "fused.npy"), scores)
     with open(tmp_path / "file", "w+b") as file:
         reserve(file, 10**6)
@@ -475,4 +475,5 @@ def test_a_process_whose_disk_is_full_says_so_itself():
     from main_task_retrieval import trouble_of_one_process
 
     assert trouble_of_one_process(NotWritten("features: no space left on device"))
+    assert trouble_of_one_process(NotFinite("the score of a query that this process has"))
     assert not trouble_of_one_process(InputError("--lr: what all processes see"))

@@ -55,14 +55,10 @@ def plain_scores(model, data):
 
 
 def matrices(model, data, args):
-    """{score: (Q, M)} as the tiles give them."""
+    """{score: (Q, M)} as the blocks give them."""
     encoded = eval_loop.encode_split(model, data, args, CPU, progress=False)
-    found = {}
-    for rows, columns in eval_loop.tiles(model, encoded, args):
-        tile = eval_loop.score_tile(model, encoded, rows, np.arange(columns.start, columns.stop), args.rerank_top)
-        for name, scores in tile.items():
-            found.setdefault(name, np.full(encoded.relevance.shape, np.nan, np.float32))[rows, columns] = scores
-    return found
+    blocks = [eval_loop.score_rows(model, encoded, args, rows) for rows in eval_loop.row_blocks(model, encoded)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def both_ranks(scores, relevance):
@@ -96,29 +92,44 @@ def test_the_size_of_a_chunk_changes_nothing(ready, monkeypatch, elements):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("kept_bytes", [0, 700, 2**30])
-def test_ranks_are_those_of_the_dense_matrix_in_both_directions(ready, monkeypatch, name, kept_bytes):
+@pytest.mark.parametrize(("margin", "kept_bytes"), [(1e-5, 2**30), (1e-5, 800), (1e-5, 0), (-1, 2**30)])
+def test_ranks_are_those_of_the_dense_matrix_in_both_directions(ready, monkeypatch, name, margin, kept_bytes):
+    """Whether what is expected of the relevant pairs is right, cannot be (a margin below 0), or is not known."""
     args, data, model = ready(name)
     monkeypatch.setattr(eval_loop, "TILE_QUERIES", 3)
     monkeypatch.setattr(eval_loop, "TILE_MEMES", 7)
+    monkeypatch.setattr(eval_loop, "EXPECTED_QUERIES", 2)
     dense = matrices(model, data, args)
     monkeypatch.setattr(eval_loop, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(metrics, "MARGIN", margin)
     scored = []
-    score_tile = eval_loop.score_tile
-    monkeypatch.setattr(eval_loop, "score_tile", lambda *a: (scored.append(a[2]), score_tile(*a))[1])
+    score_rows = eval_loop.score_rows
+    monkeypatch.setattr(eval_loop, "score_rows", lambda *a: (scored.append(a[3]), score_rows(*a))[1])
     encoded = eval_loop.encode_split(model, data, args, CPU, progress=False)
     found = eval_loop.rank_split(model, encoded, args, progress=False)
-    tiles = len(list(eval_loop.tiles(model, encoded, args)))
-    if kept_bytes == 0:
-        assert len(scored) == 2 * tiles
-    elif kept_bytes == 2**30:
-        assert len(scored) == tiles
-    else:
-        assert tiles == 1 or tiles < len(scored) < 2 * tiles
+    # tightTransf: blocks of 3, 3 and 2 queries, of 3 matrices of 24 memes, have 864 and 576 bytes
+    times = {2**30: 3, 800: 5, 0: 6}[kept_bytes] if name == "tightTransf" else 3 if margin > 0 else 6
+    assert len(scored) == times
     assert found.keys() == dense.keys()
     for score, matrix in dense.items():
         for ranks, expected in zip(found[score], both_ranks(matrix, encoded.relevance), strict=True):
             assert ranks.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["stills", "qc"])
+def test_memes_that_nothing_tells_apart_are_ranked_last(ready, name):
+    """Their scores are equal, or would be but for rounding: a relevant one must not gain by being scored twice."""
+    args, data, model = ready(name)
+    encoded = eval_loop.encode_split(model, data, args, CPU, progress=False)
+    for array in encoded.memes.arrays.values():
+        array[:] = array[:1]
+    blocks = [eval_loop.score_rows(model, encoded, args, rows) for rows in eval_loop.row_blocks(model, encoded)]
+    ranks = eval_loop.rank_split(model, encoded, args, progress=False)
+    for score in blocks[0]:
+        matrix = np.concatenate([block[score] for block in blocks])
+        assert np.ptp(matrix, axis=1).max() < 1e-6
+        for found, expected in zip(ranks[score], both_ranks(matrix, encoded.relevance), strict=True):
+            assert found.tolist() == expected.tolist()
 
 
 @torch.no_grad()
@@ -200,7 +211,7 @@ def test_nothing_stays_of_a_matrix_that_is_not_finished(ready, tmp_path, monkeyp
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(metrics.RankCounter, "count", stop)
+    monkeypatch.setattr(metrics.RankCounter, "add", stop)
     with pytest.raises(KeyboardInterrupt):
         eval_loop.rank_split(model, encoded, args, save_to=tmp_path, progress=False)
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import metrics
-from evaluation.eval_loop import rank_tiles
+from evaluation import query_record
+from evaluation.eval_loop import rank_blocks
 from evaluation.query_record import BestMemes, QueryRecord
 from modules.tokenizer import Tokenizer
 from tests.model_parts import words_of
@@ -18,34 +19,30 @@ def strict_order(scores, relevant):
     return sorted(range(len(scores)), key=lambda meme: (-scores[meme], meme in relevant, meme))
 
 
-def found_by_tiles(matrices, relevance, high, wide, kept=10):
-    queries, memes = relevance.shape
-    places = [
-        (slice(row, min(row + high, queries)), slice(column, min(column + wide, memes)))
-        for column in range(0, memes, wide)
-        for row in range(0, queries, high)
-    ]
+def found_by_blocks(matrices, relevance, high, kept=10):
+    queries = relevance.shape[0]
     best = BestMemes(relevance, kept)
-    ranks = rank_tiles(
-        lambda rows, columns: {name: matrix[rows, columns] for name, matrix in matrices.items()},
-        places,
+    ranks = rank_blocks(
+        lambda rows: {name: matrix[rows] for name, matrix in matrices.items()},
+        [slice(row, min(row + high, queries)) for row in range(0, queries, high)],
         relevance,
-        best,
+        best=best,
         progress=False,
     )
     return best, {name: both[0] for name, both in ranks.items()}
 
 
-@pytest.mark.parametrize(("high", "wide"), [(100, 100), (3, 4), (1, 1), (2, 25)])
+@pytest.mark.parametrize(("high", "keys"), [(100, 2**21), (3, 1), (1, 1), (5, 50)])
 @pytest.mark.parametrize("levels", [3, 1000])
-def test_best_memes_of_any_tiles_are_the_first_of_the_whole_order(high, wide, levels):
+def test_best_memes_of_any_blocks_are_the_first_of_the_whole_order(high, keys, levels, monkeypatch):
     """With 3 levels nearly all scores are tied, with 1,000 hardly any."""
+    monkeypatch.setattr(query_record, "KEYS_AT_ONCE", keys)
     rng = np.random.default_rng(levels)
     relevance = metrics.Relevance(np.repeat(np.arange(7), 5), np.tile(np.arange(25), 2)[:35], (7, 25))
     matrices = {name: rng.integers(levels, size=(7, 25)).astype(np.float32) for name in ("qi", "qc", "fused")}
     matrices["fused"] -= levels // 2  # negative ones, zeros
     matrices["fused"][matrices["fused"] == 0] *= -1
-    best, ranks = found_by_tiles(matrices, relevance, high, wide)
+    best, ranks = found_by_blocks(matrices, relevance, high)
     best_ranks = best.ranks(ranks)
     for query in range(7):
         relevant = set(relevance.meme[relevance.query == query].tolist())
@@ -68,13 +65,13 @@ def test_a_relevant_meme_a_hair_better_comes_first():
     for score in (np.float32(0.3), np.float32(-0.3), np.float32(1e-42), np.float32(0)):
         scores = np.full((1, 4), score, np.float32)
         scores[0, 3] = np.nextafter(score, np.float32(np.inf), dtype=np.float32)
-        best, _ = found_by_tiles({"fused": scores}, relevance, 1, 3)
+        best, _ = found_by_blocks({"fused": scores}, relevance, 1)
         assert best.meme.tolist() == [[3, 0, 1, 2]]
 
 
 def test_a_gallery_of_few_memes():
     relevance = metrics.Relevance.diagonal(3)
-    best, ranks = found_by_tiles({"fused": np.eye(3, dtype=np.float32)}, relevance, 2, 2)
+    best, ranks = found_by_blocks({"fused": np.eye(3, dtype=np.float32)}, relevance, 2)
     assert best.meme[:, 0].tolist() == [0, 1, 2]
     assert best.ranks(ranks)["fused"].tolist() == [[1, 2, 2]] * 3
 
