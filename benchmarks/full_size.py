@@ -1,12 +1,15 @@
 """Scoring and ranking at the benchmark's full size, from random cached features: time and peak memory.
 
-    python -m benchmarks.full_size [--queries 3630] [--memes 148886] [--words 32] [--device cpu]
+    python -m benchmarks.full_size [--queries 3630] [--memes 148886] [--words 32] [--processes 1] [--device cpu]
 
-Everything that an evaluation does once queries and memes are encoded: QI (WTI), QC and the fused score in tiles, exact
-ranks in both directions, metrics with intervals. For comparison: the plain way, timed on a few queries, and what the
+Everything that an evaluation does once queries and memes are encoded: QI (WTI), QC and the fused score in blocks of
+rows, exact ranks in both directions, metrics with intervals. For comparison: the plain way and computing every score
+twice, timed on a few queries; one process beside several, each with as many threads (cores / processes); and what the
 three score matrices would take in memory.
 """
 
+import dataclasses
+import functools
 import time
 
 import numpy as np
@@ -14,10 +17,12 @@ import torch
 import torch.nn.functional as F
 
 import metrics
-from benchmarks.machine import Figure, describe, peak_memory, show
+from benchmarks import train_step
+from benchmarks.machine import Figure, describe, in_processes, peak_memory, show
 from benchmarks.similarity import masked_formula
-from benchmarks.train_step import make_model
-from evaluation.eval_loop import EncodedSplit, rank_split, summarise
+from engine import distributed
+from evaluation import eval_loop
+from evaluation.eval_loop import EncodedSplit, rank_blocks, rank_split, row_blocks, score_rows, summarise
 from evaluation.feature_store import FeatureStore
 from modules.interaction import unit_tokens
 from util import Parser, program
@@ -69,28 +74,89 @@ def plain_way(encoded, queries):
     return time.perf_counter() - started
 
 
+@dataclasses.dataclass
+class Found:
+    """Of a process: seconds of scoring and ranking, of them on the processor, of the metrics, peak memory as text."""
+
+    ranking: float
+    processor: float
+    metrics: float
+    memory: str
+
+
+def score_and_rank(options, sizes):
+    """Found. sizes: of the CLIP that the model has; its towers encode nothing here."""
+    device = distributed.setup(options.device)
+    torch.manual_seed(0)
+    args, model = train_step.make_model([], sizes)
+    model.to(device).eval()
+    encoded = random_split(options.queries, options.memes, options.words, device, args.feature_cache_gb)
+    distributed.barrier()
+    started, processor = time.perf_counter(), time.process_time()
+    ranks = rank_split(model, encoded, args)
+    ranked, processor = time.perf_counter(), time.process_time() - processor
+    if distributed.is_main():
+        summarise(ranks, encoded.relevance, seed=0)
+    found = Found(ranked - started, processor, time.perf_counter() - ranked, peak_memory(device))
+    distributed.tear_down()
+    return found
+
+
+def both_ways(args, model, encoded, queries):
+    """Seconds for the first so many queries: (as rank_split does it, with all computed twice); of a CPU, on it."""
+    clock = time.process_time if encoded.queries["sentence"].device.type == "cpu" else time.perf_counter
+    few = {name: tensor[:queries] for name, tensor in encoded.queries.items()}
+    part = EncodedSplit(few, encoded.memes, encoded.relevance.queries(0, queries))
+    seconds = [clock()]
+    rank_split(model, part, args)
+    seconds.append(clock())
+    eval_loop.KEPT_BYTES = 0
+    rank_blocks(functools.partial(score_rows, model, part, args), row_blocks(model, part), part.relevance)
+    seconds.append(clock())
+    return seconds[1] - seconds[0], seconds[2] - seconds[1]
+
+
 def measure(options):
     """The benchmark's Figures."""
+    number = options.processes
+    threads = max(1, torch.get_num_threads() // number)
+    [one] = in_processes(score_and_rank, 1, threads, options, train_step.VIT_B_32)
+    of_all = in_processes(score_and_rank, number, threads, options, train_step.VIT_B_32) if number > 1 else []
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
-    args, model = make_model([])
+    args, model = train_step.make_model([])
     model.to(options.device).eval()
     encoded = random_split(options.queries, options.memes, options.words, options.device, args.feature_cache_gb)
     with torch.no_grad():
         plain = plain_way(encoded, options.plain_queries) / options.plain_queries * options.queries
-    started = time.perf_counter()
-    ranks = rank_split(model, encoded, args)
-    ranked = time.perf_counter() - started
-    summarise(ranks, encoded.relevance, seed=0)
+    few = min(options.twice_queries, options.queries)
+    once, twice = both_ways(args, model, encoded, few)
     size = f"{options.queries} x {options.memes}, {options.words} words"
+    threads = f"{threads} thread{'s' if threads > 1 else ''}"
     yield Figure(
-        f"QI, QC and the fused score with exact ranks in both directions, {size}",
-        f"{ranked:.1f} s",
+        f"QI, QC and the fused score with exact ranks in both directions, {size}, {threads}",
+        f"{one.ranking:.1f} s ({one.processor:.1f} on the processor)",
         f"whole rows, sorted, from query to meme alone: {plain:.1f} s ({options.plain_queries} queries timed)",
-        f"{plain / ranked:.1f} times as fast",
+        f"{plain / one.ranking:.1f} times as fast",
     )
-    yield Figure("metrics and intervals of these", f"{time.perf_counter() - started - ranked:.1f} s")
+    yield Figure(
+        f"the same, the first {few} queries{', seconds on the processor' if options.device == 'cpu' else ''}",
+        f"{once:.1f} s",
+        f"with every score computed twice {twice:.1f} s",
+        f"{once / twice:.0%} of the time",
+    )
+    if of_all:
+        shared, processor = (max(getattr(each, kind) for each in of_all) for kind in ("ranking", "processor"))
+        yield Figure(
+            f"the same in {number} processes of {threads}",
+            f"{shared:.1f} s ({processor:.1f} on the processor)",
+            f"in one {one.ranking:.1f} s ({one.processor:.1f} on the processor)",
+            f"{one.ranking / shared:.2f} times as fast ({one.processor / processor:.2f} by the processor's time)",
+        )
+        yield Figure(f"scoring, peak memory of each of {number} processes", "; ".join(each.memory for each in of_all))
+    yield Figure("metrics and intervals of these", f"{one.metrics:.1f} s")
     held = 3 * 4 * options.queries * options.memes / 2**20
-    yield Figure("scoring, peak memory", peak_memory(options.device), f"the three matrices alone {held:,.0f} MiB")
+    yield Figure("scoring, peak memory", one.memory, f"the three matrices alone {held:,.0f} MiB")
 
 
 @program
@@ -100,6 +166,8 @@ def main(argv=None):
     parser.add_argument("--memes", type=int, default=148886)
     parser.add_argument("--words", type=int, default=32)
     parser.add_argument("--plain_queries", type=int, default=16, help="queries that the plain way is timed on")
+    parser.add_argument("--twice_queries", type=int, default=320, help="queries that computing twice is timed on")
+    parser.add_argument("--processes", type=int, default=1, help="also time so many processes that share the work")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     options = parser.parse_args(argv)

@@ -1,9 +1,12 @@
 """What every benchmark measures in its own run, and how it tells it: matrix-product rate, peak memory, lines, JSON."""
 
 import dataclasses
+import os
+import socket
 import time
 
 import torch
+import torch.multiprocessing
 
 from engine.run_record import host_memory_mib
 from util import write_json
@@ -41,6 +44,22 @@ def seconds_of(function, repeats, synchronise=lambda: None):
         synchronise()
         times.append(time.perf_counter() - started)
     return sorted(times)[len(times) // 2]
+
+
+def in_processes(function, number, threads, *arguments):
+    """What `function(*arguments)` returns in each of so many new processes, which find each other as torchrun's do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(_enter, (place, threads, function, arguments, results), nprocs=number)
+    return [results.get() for _ in range(number)]
+
+
+def _enter(rank, place, threads, function, arguments, results):
+    os.environ.update(place | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+    torch.set_num_threads(threads)
+    results.put(function(*arguments))
 
 
 def gemm_rate(dtype=torch.float32, device="cpu", repeats=5):

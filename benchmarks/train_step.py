@@ -59,15 +59,16 @@ def make_batch(sizes, batch_size, words, captions, device):
 EMOTIONS = {"none": 0, "unknown": 1, "happy": 2}
 
 
-def make_model(flags):
-    """IEF with its defaults on random weights of ViT-B/32, read from a file as any weights are."""
+def make_model(flags, sizes=None):
+    """IEF with its defaults on random weights of ViT-B/32 (or of other sizes), read from a file as any weights are."""
     from engine.arguments import parse_arguments
     from engine.build_model import build_model
 
+    sizes = sizes or VIT_B_32
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.pt"
-        torch.save(CLIP(VIT_B_32).state_dict(), path)
-        heads = [str(width // 64) for width in (VIT_B_32.vision_width, VIT_B_32.text_width)]
+        torch.save(CLIP(sizes).state_dict(), path)
+        heads = [str(width // 64) for width in (sizes.vision_width, sizes.text_width)]
         own = ["--pretrained_clip_name", str(path), "--clip_activation", "quick_gelu", "--clip_heads", *heads]
         args, _ = parse_arguments(["--do_train", "--output_dir", folder, *own, *flags])
         model, _, _ = build_model(args, ["happy", "sad"])

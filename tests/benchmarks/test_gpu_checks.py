@@ -96,7 +96,8 @@ def test_benchmarks_print_and_write_the_same_figures(tmp_path, capsys, monkeypat
     narrow = {"vision_width": 64, "vision_layers": 1, "text_width": 64, "text_layers": 1}
     monkeypatch.setattr(train_step, "VIT_B_32", dataclasses.replace(train_step.VIT_B_32, **narrow))
     similarity.main([*("--queries", "20", "--memes", "30", "--repeats", "1"), "--json", str(tmp_path / "a")])
-    full_size.main([*("--queries", "20", "--memes", "50", "--plain_queries", "2"), "--json", str(tmp_path / "b")])
+    few = ["--plain_queries", "2", "--twice_queries", "5"]
+    full_size.main(["--queries", "20", "--memes", "50", *few, "--json", str(tmp_path / "b")])
     printed = capsys.readouterr().out
     flags = ["--batch_size", "4", "--repeats", "1", "--reading_steps", "1", "--readers", "1"]
     train_step.main([*flags, "--precision", "bf16", "--json", str(tmp_path / "c")])
