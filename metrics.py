@@ -6,6 +6,7 @@ The definitions, and what they avoid, are in docs/METRICS.md. Q queries, M memes
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import sys
@@ -20,14 +21,6 @@ from util import InputError, NotFinite, replaced_atomically  # first: it says wh
 import numpy as np
 from numpy.typing import ArrayLike
 
-CUTOFFS, PRECISION_CUTOFFS, NDCG_CUTOFF = (1, 5, 10, 20, 50), (10, 20, 50), 10
-METRICS = (
-    *(f"R@{k}" for k in CUTOFFS),
-    *(f"recall@{k}" for k in CUTOFFS),
-    *(f"P@{k}" for k in PRECISION_CUTOFFS),
-    *("MdR", "MnR", "mAP", f"nDCG@{NDCG_CUTOFF}"),
-)
-TABLE_COLUMNS = ("R@1", "R@5", "R@10", "P@10", "MdR", "MnR", "mAP", "nDCG@10")
 TILE_ELEMENTS = 2**23
 MARGIN = 1e-5  # by how much a score may differ that was computed in a matrix of another shape
 NEAR_KEPT = 2**22  # scores that RankCounter keeps at most: 64 MiB
@@ -263,10 +256,144 @@ def relevant_ranks(scores: ArrayLike, relevance: Relevance) -> np.ndarray:
     return _strict_ranks(relevance.query, own, _count_at_least(scores, relevance.query, own))
 
 
+class RankedQueries:
+    """What a metric is made of: the ranks of the relevant items of Q' queries, each of which has some.
+
+    ranks: (P,) query by query, ascending; place: (P,) 1 for a query's first relevant item, 2 for the second, ...;
+    best, n_relevant: (Q',) the best rank of each query, and how many items are relevant to it.
+    """
+
+    def __init__(self, ranks: np.ndarray, query: np.ndarray) -> None:
+        _, self._start, self.n_relevant = np.unique(query, return_index=True, return_counts=True)
+        self.ranks, self.best = ranks, ranks[self._start]
+        self.place = np.arange(len(ranks)) - np.repeat(self._start, self.n_relevant) + 1
+
+    def total(self, per_rank: np.ndarray) -> np.ndarray:
+        """(P,) -> (Q',): the sum over each query's relevant items."""
+        return np.add.reduceat(per_rank.astype(np.float64), self._start)
+
+    def hits(self, k: int) -> np.ndarray:
+        """(Q',) how many relevant items have a rank of at most k."""
+        return self.total(self.ranks <= k)
+
+
+class RandomOrder:
+    """Queries whose items are in an order drawn uniformly, each order as likely.
+
+    items: how many there are; n_relevant: (G,) the different numbers of relevant ones; share: (G,) of the queries that
+    have so many.
+    """
+
+    def __init__(self, relevance: Relevance) -> None:
+        self.items = relevance.shape[1]
+        self.n_relevant, queries = np.unique(relevance.counts[relevance.counts > 0], return_counts=True)
+        self.share = queries / queries.sum()
+
+    def hit_rate(self, k: int) -> float:
+        """The probability that a query's best rank is at most k."""
+        return float(self.share @ (1 - _chance_of_no_hit(self.items, self.n_relevant, min(k, self.items))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number made of ranks. To add one is to add an entry to METRICS: tables, reports and flags are made from these.
+
+    of_queries: the value of each query, (Q',). at_random: what the random row says, exactly; None: nobody knows.
+    is_rank: a rank, not a percentage; is_median: over the queries, not their mean. shown: "narrow", in every table;
+    "wide", in tables that have room for more; "stored", in files only.
+    """
+
+    of_queries: Callable[[RankedQueries], np.ndarray]
+    at_random: Callable[[RandomOrder], float] | None
+    is_rank: bool = False
+    lower_is_better: bool = False
+    is_median: bool = False
+    shown: str = "wide"
+
+    @property
+    def digits(self) -> int:
+        """How many decimals are printed."""
+        return 1 if self.is_rank else 2
+
+
+def _hit(k: int, shown: str = "wide") -> Metric:
+    return Metric(lambda q: 100 * (q.hits(k) > 0), lambda o: 100 * o.hit_rate(k), shown=shown)
+
+
+def _recall(k: int) -> Metric:
+    return Metric(
+        lambda q: 100 * q.hits(k) / q.n_relevant,
+        lambda o: 100 * min(k, o.items) / o.items,
+        shown="stored",
+    )
+
+
+def _precision(k: int, shown: str = "wide") -> Metric:
+    return Metric(
+        lambda q: 100 * q.hits(k) / k,
+        lambda o: 100 * (o.share @ o.n_relevant) * min(k, o.items) / (o.items * k),
+        shown=shown,
+    )
+
+
+def _ndcg(k: int, shown: str = "wide") -> Metric:
+    def of_queries(q: RankedQueries) -> np.ndarray:
+        gain = np.where(q.ranks <= k, 1 / np.log2(1 + q.ranks), 0)
+        return 100 * q.total(gain) / _ideal_gain(q.n_relevant, k)
+
+    def at_random(o: RandomOrder) -> float:
+        gain = o.n_relevant / o.items * _ideal_gain(np.array([o.items]), k) / _ideal_gain(o.n_relevant, k)
+        return float(100 * o.share @ gain)
+
+    return Metric(of_queries, at_random, shown=shown)
+
+
+def _median_best_rank(order: RandomOrder) -> float:
+    """The median of the best rank of a random query: hit_rate is its distribution function, bisected for one half."""
+    low, high = 1, order.items
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if order.hit_rate(middle) > 0.5 - 1e-9 else (middle + 1, high)
+    return low + (0.5 if abs(order.hit_rate(low) - 0.5) < 1e-9 else 0)
+
+
+def _random_mean_precision(order: RandomOrder) -> float:
+    n, r = order.items, order.n_relevant
+    harmonic = (1 / np.arange(1, n + 1)).sum()
+    return float(100 * order.share @ ((harmonic + (r - 1) / max(n - 1, 1) * (n - harmonic)) / n))
+
+
+METRICS = {  # docs/METRICS.md defines them
+    **{f"R@{k}": _hit(k, "narrow") for k in (1, 5, 10)},
+    **{f"R@{k}": _hit(k) for k in (20, 50)},
+    **{f"recall@{k}": _recall(k) for k in (1, 5, 10, 20, 50)},
+    "P@10": _precision(10, "narrow"),
+    **{f"P@{k}": _precision(k) for k in (20, 50)},
+    "MdR": Metric(
+        lambda q: q.best, _median_best_rank, is_rank=True, lower_is_better=True, is_median=True, shown="narrow"
+    ),
+    "MnR": Metric(
+        lambda q: q.best,
+        lambda o: o.share @ ((o.items + 1) / (o.n_relevant + 1)),
+        is_rank=True,
+        lower_is_better=True,
+        shown="narrow",
+    ),
+    "mAP": Metric(lambda q: 100 * q.total(q.place / q.ranks) / q.n_relevant, _random_mean_precision, shown="narrow"),
+    "nDCG@10": _ndcg(10, "narrow"),
+}
+UNITS = "in %, but the ranks " + " and ".join(name for name, metric in METRICS.items() if metric.is_rank)
+
+
+def shown_metrics(wide: bool = True) -> tuple[str, ...]:
+    """The names of the metrics that a table has a column for."""
+    return tuple(name for name, metric in METRICS.items() if metric.shown in ("narrow", *["wide"] * wide))
+
+
 def per_query_metrics(
     ranks: ArrayLike, query: ArrayLike, n_queries: int, n_items: int
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """-> (METRICS, values (Q', 17)): one row per query with a relevant item, ascending; % but MdR and MnR.
+    """-> (the names of METRICS, values (Q', their number)): one row per query with a relevant item, ascending.
 
     ranks, query: (P,) 1-based rank of each relevant pair and the query it belongs to. The columns MdR and MnR
     hold the best rank, whose median and mean they become. InputError when there is no pair at all.
@@ -280,29 +407,15 @@ def per_query_metrics(
     ranks, query = ranks[order], query[order]
     if ((np.diff(query) == 0) & (np.diff(ranks) == 0)).any():
         raise ValueError("two relevant items of a query have the same rank")
-    _, start, n_relevant = np.unique(query, return_index=True, return_counts=True)
-
-    def total(per_pair: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(per_pair.astype(np.float64), start)
-
-    hits = {k: total(ranks <= k) for k in CUTOFFS}
-    position = np.arange(len(ranks)) - np.repeat(start, n_relevant) + 1
-    gain = np.where(ranks <= NDCG_CUTOFF, 1 / np.log2(1 + ranks), 0)
-    columns = [
-        *(100 * (hits[k] > 0) for k in CUTOFFS),
-        *(100 * hits[k] / n_relevant for k in CUTOFFS),
-        *(100 * hits[k] / k for k in PRECISION_CUTOFFS),
-        *(ranks[start], ranks[start]),
-        100 * total(position / ranks) / n_relevant,
-        100 * total(gain) / _ideal_gain(n_relevant),
-    ]
-    return METRICS, np.stack(columns, axis=1).astype(np.float64)
+    ranked = RankedQueries(ranks, query)
+    columns = [metric.of_queries(ranked) for metric in METRICS.values()]
+    return tuple(METRICS), np.stack(columns, axis=1).astype(np.float64)
 
 
 def average(names: Iterable[str], values: np.ndarray) -> dict[str, float]:
     """dict name -> float over the queries (rows of `values`): the median for MdR, the mean for all others."""
     return {
-        name: float((np.median if name == "MdR" else np.mean)(column))
+        name: float((np.median if METRICS[name].is_median else np.mean)(column))
         for name, column in zip(names, values.T, strict=True)
     }
 
@@ -326,45 +439,21 @@ def bootstrap_intervals(
         places = (drawn + n * np.arange(stop - start)[:, None]).ravel()
         times = np.bincount(places, minlength=n * (stop - start)).reshape(-1, n)
         sampled[start:stop] = times.astype(np.float64) @ values / n
-        for column in (i for i, name in enumerate(names) if name == "MdR"):
+        for column in (i for i, name in enumerate(names) if METRICS[name].is_median):
             sampled[start:stop, column] = np.median(values[:, column][drawn], axis=1)
     low, high = np.percentile(sampled, (2.5, 97.5), axis=0)
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
 
 
 def random_expectation(relevance: Relevance) -> dict[str, float]:
-    """dict of all METRICS -> their expectation when each query's order is drawn uniformly; exact.
+    """dict of the METRICS that have a closed form -> their expectation when each query's order is drawn uniformly.
 
     MdR, a median over the queries, is the median of the best rank's distribution: random query, random order.
     """
     if not len(relevance.query):
         raise InputError("no query has a relevant item: there is nothing to average")
-    n = relevance.shape[1]
-    r, queries = np.unique(relevance.counts[relevance.counts > 0], return_counts=True)
-    share = queries / queries.sum()
-
-    def hit_rate(k: int) -> float:
-        return float(share @ (1 - _chance_of_no_hit(n, r, min(k, n))))
-
-    harmonic = (1 / np.arange(1, n + 1)).sum()
-    precision = (harmonic + (r - 1) / max(n - 1, 1) * (n - harmonic)) / n
-    gain = r / n * _ideal_gain(np.array([n])) / _ideal_gain(r)
-    # hit_rate is the best rank's distribution function: bisect for the rank at which it reaches one half.
-    low, high = 1, n
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if hit_rate(middle) > 0.5 - 1e-9 else (middle + 1, high)
-    halfway = 0.5 if abs(hit_rate(low) - 0.5) < 1e-9 else 0
-    values = [
-        *(100 * hit_rate(k) for k in CUTOFFS),
-        *(100 * min(k, n) / n for k in CUTOFFS),
-        *(100 * (share @ r) * min(k, n) / (n * k) for k in PRECISION_CUTOFFS),
-        low + halfway,
-        share @ ((n + 1) / (r + 1)),
-        100 * share @ precision,
-        100 * share @ gain,
-    ]
-    return {name: float(value) for name, value in zip(METRICS, values, strict=True)}
+    order = RandomOrder(relevance)
+    return {name: float(metric.at_random(order)) for name, metric in METRICS.items() if metric.at_random is not None}
 
 
 class ScoreRows(Protocol):
@@ -425,16 +514,19 @@ def weighted_sum(matrices: Iterable[np.ndarray], weights: Iterable[float]) -> np
 
 def format_table(
     rows: Iterable[tuple[str, Mapping[str, float], Mapping[str, Sequence[float]] | None]],
-    columns: Sequence[str] = TABLE_COLUMNS,
+    columns: Sequence[str] | None = None,
 ) -> str:
     """The table as text; rows: list of (name, metrics, intervals or None).
 
     The dicts are those of `average` and `bootstrap_intervals`. A row with intervals takes two lines.
     """
+    columns = shown_metrics(wide=False) if columns is None else columns
     lines = [["", *columns]]
     for name, metrics, intervals in rows:
-        digits = [1 if column in ("MdR", "MnR") else 2 for column in columns]
-        lines.append([name, *(f"{metrics[c]:.{d}f}" for c, d in zip(columns, digits, strict=True))])
+        digits = [METRICS[column].digits for column in columns]
+        lines.append(
+            [name, *(f"{metrics[c]:.{d}f}" if c in metrics else "–" for c, d in zip(columns, digits, strict=True))]
+        )
         if intervals is not None:
             ends = ((*intervals[c], d) for c, d in zip(columns, digits, strict=True))
             lines.append(["", *(f"[{low:.{d}f},{high:.{d}f}]" for low, high, d in ends)])
@@ -555,10 +647,10 @@ def _strict_ranks(line: np.ndarray, scores: np.ndarray, at_least: np.ndarray) ->
     return ranks
 
 
-def _ideal_gain(n_relevant: np.ndarray) -> np.ndarray:
-    """DCG of an order which puts n_relevant items first."""
-    gains = np.cumsum(1 / np.log2(np.arange(2, NDCG_CUTOFF + 2)))
-    return gains[np.minimum(n_relevant, NDCG_CUTOFF) - 1]
+def _ideal_gain(n_relevant: np.ndarray, k: int) -> np.ndarray:
+    """DCG at k of an order which puts n_relevant items first."""
+    gains = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
+    return gains[np.minimum(n_relevant, k) - 1]
 
 
 def _chance_of_no_hit(n: int, r: np.ndarray, k: int) -> np.ndarray:

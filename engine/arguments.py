@@ -106,6 +106,16 @@ def non_negative(text: str) -> float:
     return value
 
 
+def selecting_metric(text: str) -> str:
+    """The name of a metric that is better where it is higher."""
+    from metrics import METRICS  # needs NumPy
+
+    possible = [name for name, metric in METRICS.items() if not metric.lower_is_better]
+    if text not in possible:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(possible)}, not {text}")
+    return text
+
+
 class _Formatter(argparse.HelpFormatter):
     """Each help text ends with the default, where there is one to tell."""
 
@@ -369,9 +379,10 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--select_metric",
-        choices=("mAP", "nDCG@10", "R@1", "R@5", "R@10"),
+        type=selecting_metric,
         default="mAP",
-        help="of query to meme on val, decides the best epoch",
+        metavar="METRIC",
+        help="of query to meme on val, decides the best epoch: one of docs/METRICS.md of which more is better",
     )
     group.add_argument("--rerank_top", type=positive_int, default=100, help="memes per query that tightTransf scores")
     group.add_argument(

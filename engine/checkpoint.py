@@ -205,7 +205,7 @@ def _could_give(kind: Any, value: object) -> bool:
     """Whether a flag's `type` takes the value as it is written."""
     if kind is None:
         return isinstance(value, str)
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
         return False
     try:
         return kind(str(value)) == value

@@ -193,7 +193,7 @@ def table_lines(results: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"test split, query to meme: {results['queries']} queries, {results['memes']} memes, "
-        f"{results['relevant pairs']} relevant pairs; % but MdR and MnR; 95 % bootstrap intervals over queries"
+        f"{results['relevant pairs']} relevant pairs; {metrics.UNITS}; 95 % bootstrap intervals over queries"
     )
     yield metrics.format_table(rows)
     if (found := results["fused minus the better part"]) is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluation.significance import paired_bootstrap, randomisation_test
 from metrics import (
+    UNITS,
     Relevance,
     average,
     bootstrap_intervals,
@@ -26,7 +27,7 @@ from metrics import (
 from util import InputError, Parser, program, write_json
 
 Row = tuple[str, dict[str, float], dict[str, tuple[float, float]] | None]  # name, metrics, intervals
-LEGEND = "all in %, but the ranks MdR and MnR; [low,high]: 95 % bootstrap interval (1,000 resamples, seed {})"
+LEGEND = f"all {UNITS}; [low,high]: 95 % bootstrap interval (1,000 resamples, seed {{}})"
 
 
 def build_parser() -> argparse.ArgumentParser:

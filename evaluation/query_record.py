@@ -75,7 +75,7 @@ class QueryRecord:
         )
 
     def values(self, score: str = "fused") -> tuple[tuple[str, ...], np.ndarray]:
-        """(metrics.METRICS, (Q', 17) values per query) as metrics.per_query_metrics gives them."""
+        """(names of metrics.METRICS, (Q', their number) values per query) as metrics.per_query_metrics gives them."""
         return metrics.per_query_metrics(self.ranks[score], self.relevance.query, *self.relevance.shape)
 
     def save(self, folder: str | os.PathLike[str]) -> None:

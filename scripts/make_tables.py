@@ -103,13 +103,13 @@ def make_tables(
 
 def check_tested(tested):
     """InputError for what is no mean, or has no column in the main table, where its marks stand."""
-    from scripts.tables.results import MAIN_COLUMNS
+    from metrics import METRICS, shown_metrics
 
+    possible = [name for name in shown_metrics() if not METRICS[name].is_median]
     for name in tested:
-        if name not in MAIN_COLUMNS or name == "MdR":
-            possible = ", ".join(metric for metric in MAIN_COLUMNS if metric != "MdR")
-            why = ", a median: the tests are of means" if name == "MdR" else ""
-            raise InputError(f"--tested: found {name}{why}, expected some of {possible}")
+        if name not in possible:
+            why = ", a median: the tests are of means" if name in METRICS and METRICS[name].is_median else ""
+            raise InputError(f"--tested: found {name}{why}, expected some of {', '.join(possible)}")
 
 
 def check_baseline(name):

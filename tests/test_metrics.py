@@ -597,7 +597,7 @@ def test_command_line_of_a_square_matrix_runs_alone_from_anywhere(saved):
     expected = of_dense(np.load("square.npy"), Relevance.diagonal(8))
     row = next(line for line in result.stdout.splitlines() if line.startswith("square "))
     assert row.split()[1:] == [
-        f"{expected[name]:.{1 if name in ('MdR', 'MnR') else 2}f}" for name in metrics.TABLE_COLUMNS
+        f"{expected[name]:.{1 if name in ('MdR', 'MnR') else 2}f}" for name in metrics.shown_metrics(wide=False)
     ]
     assert "fused" not in result.stdout
 

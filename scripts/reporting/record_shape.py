@@ -10,7 +10,8 @@ import math
 
 from dataloaders.communities import COMMUNITIES
 from evaluation.query_record import FILE_NAME
-from metrics import METRICS, average
+from metrics import average
+from scripts.reporting.curves import ON_VAL
 from util import InputError
 
 LARGEST = 2.0**53  # of a whole number; what a run counts is far below
@@ -20,7 +21,7 @@ ALPHA = {"mean": float, "min": float, "max": float}
 GAINED = {"gain": float, "interval": [float, float]}
 PLACE = {"stage": str, "epoch": float}
 GAIN = {"part": {"qi", "qc"}, "chosen by": str, "metrics": {"mAP": GAINED, "R@1": GAINED, str: GAINED}}
-VALUES = {"metrics": dict.fromkeys(METRICS, float)}
+VALUES = {"metrics": {str: float}}  # a run has the metrics of its time: later_metrics.py fills in the others
 RANDOM = dict.fromkeys(("query_to_meme", "meme_to_query"), VALUES)
 RESULTS = {
     **{"command": str, "seed": int, "device": str, "processes": int, "method?": (None, str)},
@@ -33,7 +34,7 @@ RESULTS = {
     "test": {
         **{"queries": int, "memes": int, "relevant pairs": int, "random": RANDOM},
         "fused minus the better part?": (None, GAIN),
-        "scores": {str: {direction: {**VALUES, "intervals": {str: [float]}} for direction in RANDOM}},
+        "scores": {str: {direction: {**VALUES, "intervals": {str: [float, float]}} for direction in RANDOM}},
     },
 }
 SETTING = (None, str, bool, float, [(str, bool, float)])
@@ -49,7 +50,7 @@ ORIGIN = {
 LOSSES = {**PLACE, "step": float, "losses": {str: float}, "alpha": MEASURE}
 EVALUATION = {
     **{**PLACE, "step": float, "alpha?": (None, ALPHA), "trained alpha?": MEASURE},
-    "scores": {str: {"query_to_meme": VALUES}},
+    "scores": {str: {"query_to_meme": {"metrics": dict.fromkeys(ON_VAL, float)}}},
 }
 
 
@@ -122,8 +123,8 @@ def check_records(folder, results, settings, origin):
 
 
 def check_of_one_run(folder, results, record):
-    """InputError where metrics.json and a QueryRecord of a folder do not say the same: (METRICS, (Q', 17) values of
-    the fused score) else.
+    """InputError where metrics.json and a QueryRecord of a folder do not say the same: (names of METRICS, (Q', their
+    number) values of the fused score) else.
     """
     path, test = folder / "metrics.json", results["test"]
     apart = f"as in {FILE_NAME} beside it: the two are not of one run"

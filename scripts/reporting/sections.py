@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from metrics import METRICS, UNITS, shown_metrics
 from pages.markup import joined, tag
 from scripts.reporting.shown_runs import title, unusual_flags
 from scripts.reporting.weights import PARTS, gain_of_fusing, how_set
 
-COLUMNS = ("R@1", "R@5", "R@10", "R@20", "R@50", "P@10", "P@20", "P@50", "MdR", "MnR", "mAP", "nDCG@10")
 SCORES = {**PARTS, "fused": "fused"}
 DIRECTIONS = {"query_to_meme": "query to meme", "meme_to_query": "meme to query"}
 IN_BREAKDOWN = ("mAP", "R@1", "R@5")
@@ -17,10 +17,6 @@ FEW = 10  # a group of fewer queries says little
 def scrolling(table):
     """A table in a box of its own, which scrolls where the screen is too narrow."""
     return tag("div", table, class_="scroll", tabindex=0)
-
-
-def digits(metric):
-    return 1 if metric in ("MdR", "MnR") else 2
 
 
 def results(runs):
@@ -37,14 +33,14 @@ def results(runs):
     test = runs[0].metrics["test"]
     text = (
         f"Test split: {test['queries']:,} queries, {test['memes']:,} memes, {test['relevant pairs']:,} relevant pairs. "
-        "In %, but the ranks MdR and MnR. Small: 95 % bootstrap intervals over the queries (not over seeds); "
+        f"{UNITS[0].upper()}{UNITS[1:]}. Small: 95 % bootstrap intervals over the queries (not over seeds); "
         "intervals that overlap do not mean that two runs do not differ. docs/METRICS.md defines the metrics."
     )
     return joined([tag("p", text), tag("div", *tables, class_="panels")])
 
 
 def results_table(runs, direction):
-    head = tag("thead", tag("tr", tag("td"), *(tag("th", column, scope="col") for column in COLUMNS)))
+    head = tag("thead", tag("tr", tag("td"), *(tag("th", column, scope="col") for column in shown_metrics())))
     bodies = [tag("tbody", *run_rows(run, direction, len(runs) > 1)) for run in runs]
     chance = runs[0].metrics["test"]["random"][direction]["metrics"]
     bodies.append(tag("tbody", results_row("random ranking", chance, None)))
@@ -53,7 +49,7 @@ def results_table(runs, direction):
 
 def run_rows(run, direction, named):
     if named:
-        yield tag("tr", tag("th", run.name, scope="rowgroup", colspan=len(COLUMNS) + 1), class_="group")
+        yield tag("tr", tag("th", run.name, scope="rowgroup", colspan=len(shown_metrics()) + 1), class_="group")
     for score, label in SCORES.items():
         if score in run.scores and not (score == "fused" and len(run.scores) == 2):
             entry = run.scores[score][direction]
@@ -63,12 +59,12 @@ def run_rows(run, direction, named):
 
 def results_row(label, metrics, intervals):
     cells = []
-    for column in COLUMNS:
-        interval = None
-        if intervals is not None:
+    for column in shown_metrics():
+        digits, interval = METRICS[column].digits, None
+        if intervals is not None and column in intervals:
             low, high = intervals[column]
-            interval = tag("small", f"{low:.{digits(column)}f}–{high:.{digits(column)}f}")
-        cells.append(tag("td", f"{metrics[column]:.{digits(column)}f}", interval))
+            interval = tag("small", f"{low:.{digits}f}–{high:.{digits}f}")
+        cells.append(tag("td", f"{metrics[column]:.{digits}f}" if column in metrics else "–", interval))
     return tag("tr", tag("th", label, scope="row"), *cells)
 
 

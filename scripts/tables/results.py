@@ -1,16 +1,16 @@
 """The main table and the ablation table: metrics of the test split, and what differs significantly."""
 
 from engine.methods import METHODS
+from metrics import METRICS, UNITS, shown_metrics
 from scripts.tables import notes
 from scripts.tables.spreads import LEVEL, Spread, compare, metric_spread
-from scripts.tables.table import MARKS, Cell, Row, Section, Table, decimals, number_cell, places
+from scripts.tables.table import MARKS, Cell, Row, Section, Table, number_cell, places
 
 MAIN_GROUPS = ("reference", "main")
-MAIN_COLUMNS = ("R@1", "R@5", "R@10", "R@20", "R@50", "P@10", "P@20", "P@50", "MdR", "MnR", "mAP")
 ABLATION_COLUMNS = ("R@1", "R@5", "R@10", "mAP")
 FULL, GAIN_METRIC = "ief", "mAP"
 MEANING = (
-    "In %, but the ranks MdR and MnR, where lower is better. Mean ± standard deviation (n - 1) over seeds; no ± where "
+    f"{UNITS[0].upper()}{UNITS[1:]}, where lower is better. Mean ± standard deviation (n - 1) over seeds; no ± where "
     "there is one run, as of a method that is not trained."
 )
 EPOCHS = "The best epochs are in the table of costs."
@@ -70,27 +70,31 @@ def main_table(communities, baseline, tested, comparisons):
         or f"No significance test: the baseline is {title}, and {untested} no finished run (--baseline names "
         "another one).",
     ]
-    return Table("main", "Results on the test split", ["method", *MAIN_COLUMNS], 1, sections, absent, remarks)
+    return Table("main", "Results on the test split", ["method", *shown_metrics()], 1, sections, absent, remarks)
 
 
 def main_rows(community, comparisons):
     entries = [community.methods[name] for name in main_names(community)]
-    spreads = {metric: [metric_spread(entry, metric) for entry in entries] for metric in MAIN_COLUMNS}
+    columns = shown_metrics()
+    spreads = {metric: [metric_spread(entry, metric) for entry in entries] for metric in columns}
     ranked = {metric: places([s and s.mean for s in found], metric) for metric, found in spreads.items()}
     rows = []
     if community.runs:
         random = community.runs[0].random
-        chance = (number_cell(Spread(random[metric], None, 0), decimals(metric)) for metric in MAIN_COLUMNS)
+        chance = (
+            number_cell(Spread(random[metric], None, 0) if metric in random else None, METRICS[metric].digits)
+            for metric in columns
+        )
         rows.append(Row([Cell("random ranking"), *chance]))
     for i, entry in enumerate(entries):
         cells = [
             number_cell(
                 spreads[metric][i],
-                decimals(metric),
+                METRICS[metric].digits,
                 place=ranked[metric][i],
                 mark=mark(comparisons.get((community.slug, entry.method.name, metric))),
             )
-            for metric in MAIN_COLUMNS
+            for metric in columns
         ]
         title = Cell(entry.title)
         rows.append(Row([title], entry.missing) if entry.missing else Row([title, *cells]))
@@ -131,7 +135,7 @@ def ablation_rows(community, names, comparisons):
         if entry.missing:
             rows.append(Row(labels, entry.missing))
             continue
-        cells = [number_cell(metric_spread(entry, metric), decimals(metric)) for metric in ABLATION_COLUMNS]
+        cells = [number_cell(metric_spread(entry, metric), METRICS[metric].digits) for metric in ABLATION_COLUMNS]
         rows.append(Row([*labels, *cells, *gain_cells(comparisons.get((community.slug, name, GAIN_METRIC)))]))
     return rows
 
@@ -139,7 +143,7 @@ def ablation_rows(community, names, comparisons):
 def gain_cells(comparison):
     if comparison is None:
         return [Cell("–"), Cell("–")]
-    digits = decimals(comparison.metric)
+    digits = METRICS[comparison.metric].digits
     interval = f"[{signed(comparison.low, digits)}, {signed(comparison.high, digits)}]"
     return [Cell(signed(comparison.gain, digits), mark=mark(comparison)), Cell(interval)]
 

@@ -11,6 +11,7 @@ import numpy as np
 from dataloaders.communities import COMMUNITIES
 from engine.methods import METHODS, Method
 from evaluation.query_record import QueryRecord
+from scripts.reporting.later_metrics import complete
 from scripts.reporting.record_shape import check_of_one_run, check_records
 from scripts.reporting.weights import gain_of_fusing
 from util import InputError, read_json
@@ -29,7 +30,7 @@ COSTS = {  # name in cost.csv: where it is in metrics.json
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run. values: (Q', 17) metrics.METRICS of each test query that has a relevant meme, query to meme.
+    """A finished run. values: (Q', metrics.METRICS) of each test query that has a relevant meme, query to meme.
 
     part_values: the same of the part, QI or QC, that was better on val (`gain`, of metrics.json), where it is known.
     metrics, random: {metric: value} over the queries. test_split: a checksum of the topics, memes and relevant pairs.
@@ -202,6 +203,7 @@ def read_run(folder, method, seed):
     record = QueryRecord.load(folder)
     check_records(folder, results, settings, origin)
     _, values = check_of_one_run(folder, results, record)
+    complete(results, record)
     for what, found, expected in (("method", results.get("method"), method.name), ("seed", results["seed"], seed)):
         if found is not None and found != expected and (what == "method" or method.seeded):
             raise InputError(

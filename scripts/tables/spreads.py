@@ -7,7 +7,6 @@ import numpy as np
 from evaluation.significance import holm, paired_bootstrap, randomisation_test
 from metrics import METRICS
 
-LOWER_IS_BETTER = ("MdR", "MnR")
 LEVEL = 0.05
 LEAST_RESAMPLES = 10_000
 RESAMPLES_PER_COMPARISON = 100  # so that Holm's smallest p-value, comparisons / resamples, is at most 0.01
@@ -64,7 +63,7 @@ class Comparison:
         """better, worse, or empty where one of the two corrected p-values is not below 0.05."""
         if max(self.holm_bootstrap, self.holm_randomisation) >= LEVEL:
             return ""
-        return "better" if (self.gain > 0) != (self.metric in LOWER_IS_BETTER) else "worse"
+        return "better" if (self.gain > 0) != METRICS[self.metric].lower_is_better else "worse"
 
 
 def compare(table, pairs, tested):
@@ -99,4 +98,4 @@ def compare(table, pairs, tested):
 
 def query_means(entry, metric):
     """(Q',) a metric of each query, the mean over the runs."""
-    return np.mean([run.values[:, METRICS.index(metric)] for run in entry.runs], axis=0)
+    return np.mean([run.values[:, list(METRICS).index(metric)] for run in entry.runs], axis=0)

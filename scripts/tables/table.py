@@ -3,7 +3,6 @@
 import dataclasses
 
 from metrics import METRICS
-from scripts.tables.spreads import LOWER_IS_BETTER
 
 MARKS = {"better": "†", "worse": "‡", "": ""}
 
@@ -49,12 +48,6 @@ class Table:
     notes: list
 
 
-def decimals(metric):
-    """How many are printed: of a rank one, of a percentage two."""
-    assert metric in METRICS, metric
-    return 1 if metric in LOWER_IS_BETTER else 2
-
-
 def number_cell(spread, digits, scale=1, **more):
     """The cell of a measures.Spread, or of None."""
     if spread is None:
@@ -65,8 +58,8 @@ def number_cell(spread, digits, scale=1, **more):
 
 def places(means, metric):
     """best, second or empty for each of the means; None has none. What prints alike shares its place."""
-    printed = [None if mean is None else float(f"{mean:.{decimals(metric)}f}") for mean in means]
-    order = sorted({value for value in printed if value is not None}, reverse=metric not in LOWER_IS_BETTER)
+    printed = [None if mean is None else float(f"{mean:.{METRICS[metric].digits}f}") for mean in means]
+    order = sorted({value for value in printed if value is not None}, reverse=not METRICS[metric].lower_is_better)
     if sum(value is not None for value in printed) < 2:
         return ["" for _ in means]
     names = dict(zip(order, ("best", "second"), strict=False))

@@ -8,7 +8,7 @@ from scripts.reporting.weights import PARTS, how_set
 from scripts.tables import notes
 from scripts.tables.results import signed
 from scripts.tables.spreads import spread
-from scripts.tables.table import Cell, Row, Section, Table, decimals, listed, number_cell
+from scripts.tables.table import Cell, Row, Section, Table, listed, number_cell
 
 COST_COLUMNS = {  # heading: (name of runs.COSTS, decimals, unit)
     "training, s": ("training_seconds", 1, 1),
@@ -99,13 +99,13 @@ def gain_cell(entry, metric):
     """Fused minus the better part of each run, over queries, with its interval."""
     if not knows_better_part(entry):
         return Cell("–")
-    column = METRICS.index(metric)
+    column = list(METRICS).index(metric)
     fused, part = (
         np.mean([values[:, column] for values in of_runs], axis=0)
         for of_runs in ([run.values for run in entry.runs], [run.part_values for run in entry.runs])
     )
     gain, low, high, _ = paired_bootstrap(fused, part)
-    digits = decimals(metric)
+    digits = METRICS[metric].digits
     return Cell(f"{signed(gain, digits)} [{signed(low, digits)}, {signed(high, digits)}]")
 
 
