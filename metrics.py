@@ -363,9 +363,26 @@ def _random_mean_precision(order: RandomOrder) -> float:
     return float(100 * order.share @ ((harmonic + (r - 1) / max(n - 1, 1) * (n - harmonic)) / n))
 
 
+def _random_reciprocal_rank(order: RandomOrder) -> float:
+    n, r = order.items, order.n_relevant
+    harmonic = _harmonic(n)
+    return float(100 * order.share @ (r / (n - r + 1) * (harmonic[n] - harmonic[r - 1])))
+
+
+def _map_at_r(q: RankedQueries) -> np.ndarray:
+    counted = q.ranks <= np.repeat(q.n_relevant, q.n_relevant)
+    return 100 * q.total(np.where(counted, q.place / q.ranks, 0)) / q.n_relevant
+
+
+def _random_map_at_r(order: RandomOrder) -> float:
+    n, r = order.items, order.n_relevant
+    harmonic = _harmonic(n)[r]
+    return float(100 * order.share @ ((harmonic + (r - 1) / max(n - 1, 1) * (r - harmonic)) / n))
+
+
 METRICS = {  # docs/METRICS.md defines them
     **{f"R@{k}": _hit(k, "narrow") for k in (1, 5, 10)},
-    **{f"R@{k}": _hit(k) for k in (20, 50)},
+    **{f"R@{k}": _hit(k) for k in (20, 50, 100)},
     **{f"recall@{k}": _recall(k) for k in (1, 5, 10, 20, 50)},
     "P@10": _precision(10, "narrow"),
     **{f"P@{k}": _precision(k) for k in (20, 50)},
@@ -381,6 +398,8 @@ METRICS = {  # docs/METRICS.md defines them
     ),
     "mAP": Metric(lambda q: 100 * q.total(q.place / q.ranks) / q.n_relevant, _random_mean_precision, shown="narrow"),
     "nDCG@10": _ndcg(10, "narrow"),
+    "MRR": Metric(lambda q: 100 / q.best, _random_reciprocal_rank),
+    "MAP@R": Metric(_map_at_r, _random_map_at_r),
 }
 UNITS = "in %, but the ranks " + " and ".join(name for name, metric in METRICS.items() if metric.is_rank)
 
@@ -651,6 +670,11 @@ def _ideal_gain(n_relevant: np.ndarray, k: int) -> np.ndarray:
     """DCG at k of an order which puts n_relevant items first."""
     gains = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
     return gains[np.minimum(n_relevant, k) - 1]
+
+
+def _harmonic(n: int) -> np.ndarray:
+    """(n + 1,) the harmonic numbers, from the 0th, which is 0, on."""
+    return np.concatenate([[0], np.cumsum(1 / np.arange(1, n + 1))])
 
 
 def _chance_of_no_hit(n: int, r: np.ndarray, k: int) -> np.ndarray:

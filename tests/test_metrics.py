@@ -18,8 +18,8 @@ import metrics
 from metrics import RankCounter, Relevance, ranks_from_rows, relevant_ranks, retrieval_metrics
 from util import InputError, NotFinite
 
-NAMES = ["R@1", "R@5", "R@10", "R@20", "R@50", "recall@1", "recall@5", "recall@10", "recall@20", "recall@50"]
-NAMES += ["P@10", "P@20", "P@50", "MdR", "MnR", "mAP", "nDCG@10"]
+NAMES = ["R@1", "R@5", "R@10", "R@20", "R@50", "R@100", "recall@1", "recall@5", "recall@10", "recall@20", "recall@50"]
+NAMES += ["P@10", "P@20", "P@50", "MdR", "MnR", "mAP", "nDCG@10", "MRR", "MAP@R"]
 
 
 def random_relevance(rng, n_queries, n_memes, share):
@@ -49,9 +49,10 @@ def test_equal_to_trec_eval_with_several_relevant_memes():
     for q, m in zip(relevance.query, relevance.meme, strict=True):
         truth[f"q{q}"][f"m{m}"] = 1
     run = {f"q{q}": {f"m{m}": float(scores[q, m]) for m in range(120)} for q in range(40)}
-    measures = {"map", "ndcg_cut.10", "recall.1,5,10,20,50", "P.10,20,50"}
+    measures = {"map", "ndcg_cut.10", "recall.1,5,10,20,50", "P.10,20,50", "recip_rank", "success.1,5,10,20,50,100"}
     theirs = pytrec_eval.RelevanceEvaluator(truth, measures).evaluate(run)
-    pairs = {"mAP": "map", "nDCG@10": "ndcg_cut_10"}
+    pairs = {"mAP": "map", "nDCG@10": "ndcg_cut_10", "MRR": "recip_rank"}
+    pairs |= {f"R@{k}": f"success_{k}" for k in (1, 5, 10, 20, 50, 100)}
     pairs |= {f"recall@{k}": f"recall_{k}" for k in (1, 5, 10, 20, 50)} | {f"P@{k}": f"P_{k}" for k in (10, 20, 50)}
     names, values = metrics.per_query_metrics(relevant_ranks(scores, relevance), relevance.query, 40, 120)
     for ours, name in pairs.items():
@@ -77,16 +78,29 @@ def test_names_and_a_ranking_counted_by_hand():
     assert ranks[:2].tolist() == [2, 4] and sorted(ranks[2:]) == [1, 2, 3, 4]
     found = of_dense(scores, relevance)
     assert list(found) == list(metrics.METRICS) == NAMES
+    assert found["MRR"] == 75 and found["MAP@R"] == 100 * (1 / 4 + 1) / 2  # (0 + 1/2) / 2 of query 0: 4 is over 2
     dcg, ideal = 1 / np.log2(3) + 1 / np.log2(5), 1 + 1 / np.log2(3)
     expected = {"R@1": 50, "R@5": 100, "recall@1": 12.5, "recall@5": 100, "P@10": 30, "P@50": 6, "MdR": 1.5}
     expected |= {"MnR": 1.5, "mAP": 100 * (0.5 + 1) / 2, "nDCG@10": 100 * (dcg / ideal + 1) / 2}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
+def test_map_at_r_is_the_mean_precision_at_the_first_r_places():
+    rng = np.random.default_rng(12)
+    relevance = random_relevance(rng, 30, 40, 0.3)
+    scores = rng.random((30, 40))
+    names, values = metrics.per_query_metrics(relevant_ranks(scores, relevance), relevance.query, 30, 40)
+    for row, query in zip(values[:, names.index("MAP@R")], np.unique(relevance.query), strict=True):
+        relevant = relevance.meme[relevance.query == query]
+        right = np.isin(np.argsort(-scores[query])[: len(relevant)], relevant)
+        precision = [np.mean(right[: place + 1]) for place in np.flatnonzero(right)]
+        assert row == pytest.approx(100 * sum(precision) / len(relevant))
+
+
 def test_a_perfect_ranking_scores_100_with_two_relevant_memes_per_query():
     relevance = Relevance([0, 0, 1, 1], [0, 1, 2, 3], (2, 4))
     found = of_dense(np.array([[9, 8, 1, 2], [1, 2, 8, 9]]), relevance)
-    assert found["R@1"] == found["R@10"] == found["mAP"] == found["recall@5"] == 100
+    assert found["R@1"] == found["R@10"] == found["mAP"] == found["MAP@R"] == found["recall@5"] == 100
     assert found["recall@1"] == 50
 
 
@@ -744,3 +758,18 @@ def test_a_matrix_of_noise_gains_nothing(tmp_path, monkeypatch, capsys):
 def test_weights_that_cannot_be_fitted(fitted, flags, message, capsys):
     assert metrics.main([*flags, "--relevance", "dense.npy"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_document_defines_every_metric():
+    document = (Path(metrics.__file__).parent / "docs/METRICS.md").read_text(encoding="utf-8")
+    found = []
+    for heading in ("## Definitions", "## The random row"):
+        section = document.partition(heading)[2].partition("\n## ")[0]
+        named = set()
+        for cell in re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)[1:]:
+            names, _, cutoffs = cell.partition(", K = ")
+            cutoffs = cutoffs.split(", ") if cutoffs else ["K"]
+            named |= {name.replace("@K", f"@{k}") for name in names.split(", ") for k in cutoffs}
+        found.append(named)
+    assert found[0] == set(metrics.METRICS)
+    assert found[1] == {re.sub(r"^(R|recall|P)@\d+", r"\1@K", name) for name in metrics.METRICS}

@@ -105,4 +105,4 @@ def test_an_epoch_is_not_selected_by_what_is_better_where_it_is_lower(capsys):
     for wrong in ("MdR", "early"):
         with pytest.raises(SystemExit):
             parse_arguments(["--do_train", "--output_dir", "x", "--select_metric", wrong])
-        assert "must be one of R@1, R@5, R@10, R@20, R@50, recall@1" in capsys.readouterr().err
+        assert "must be one of R@1, R@5, R@10, R@20, R@50, R@100, recall@1" in capsys.readouterr().err

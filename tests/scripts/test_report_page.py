@@ -157,8 +157,8 @@ def test_the_table_has_the_metrics_and_intervals_of_the_record(page, folder):
         ("query_to_meme", "meme_to_query"), root.one("div", class_="panels").all("table"), strict=True
     ):
         head, *rows = panel.rows()
-        assert head[1:6] == ["R@1", "R@5", "R@10", "R@20", "R@50"]
-        assert head[6:] == ["P@10", "P@20", "P@50", "MdR", "MnR", "mAP", "nDCG@10"]
+        assert head[1:7] == ["R@1", "R@5", "R@10", "R@20", "R@50", "R@100"]
+        assert head[7:] == ["P@10", "P@20", "P@50", "MdR", "MnR", "mAP", "nDCG@10", "MRR", "MAP@R"]
         assert [row[0] for row in rows] == ["QI", "QC", "fused", "random ranking"]
         for row, score in zip(rows, ("qi", "qc", "fused", None), strict=True):
             entry = record["scores"][score][direction] if score else record["random"][direction]
