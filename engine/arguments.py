@@ -54,6 +54,7 @@ NOT_CHECKED_ON_RESUME = {  # flags that may differ between a run and its resumpt
     "image_cache",
     "feature_cache_gb",
     "save_similarity",
+    "save_run",
     "do_eval",
     "device",
 }
@@ -392,6 +393,9 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
         help="memes' features above this go to disk, in half; so do those of frozen towers, in fp32",
     )
     group.add_argument("--save_similarity", action="store_true", help="also write qi.npy, qc.npy, fused.npy")
+    group.add_argument(
+        "--save_run", action="store_true", help="also write test.trec, a TREC run of each query's first 1,000 memes"
+    )
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:

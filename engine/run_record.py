@@ -27,6 +27,7 @@ SOURCES = (  # what a result depends on
     *("dataloaders", "engine", "evaluation", "modules"),
 )
 REFERENCE_SOURCES = (*SOURCES, "scripts/reference.py", "scripts/references")
+TEST_RUN = "test.trec"
 WRITTEN = (
     "args.json",
     "run.json",
@@ -41,6 +42,8 @@ WRITTEN = (
     "qc.npy",
     "fused.npy",
     "relevance.npz",
+    TEST_RUN,
+    f"{TEST_RUN}.json",
     "report.html",  # of scripts.report
 )
 

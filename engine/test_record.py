@@ -11,9 +11,12 @@ import torch
 from torch import nn
 
 import metrics
+from dataloaders.data_dataloaders import csv_paths
 from dataloaders.meme_dataset import SplitData
-from engine import distributed, run_record
+from dataloaders.meme_records import Split
+from engine import distributed, ir_metadata, run_record
 from engine.train_loop import Trainer, stages, trained_alpha
+from evaluation import trec_runs
 from evaluation.eval_loop import (
     EncodedSplit,
     alpha_of_queries,
@@ -22,11 +25,11 @@ from evaluation.eval_loop import (
     rank_split,
     summarise,
 )
-from evaluation.query_record import BestMemes, QueryRecord
+from evaluation.query_record import BEST_KEPT, BestMemes, QueryRecord
 from evaluation.significance import paired_bootstrap
 from modules.backbones.protocol import TextTokenizer
 from modules.ief_model import IEF
-from util import write_json
+from util import read_json, write_json
 
 PARTS = {"qi": "QI", "qc": "QC"}
 
@@ -40,7 +43,7 @@ def score_test(
     """
     encoded = encode_split(model, data, args, device, distributed.is_main())
     relevance = encoded.relevance
-    best = BestMemes(relevance)
+    best = BestMemes(relevance, trec_runs.DEPTH if args.save_run else BEST_KEPT)
     ranks = rank_split(
         model,
         encoded,
@@ -52,8 +55,38 @@ def score_test(
         return None
     alpha, words = alpha_of_queries(model, encoded), word_weights(model, encoded, data)
     QueryRecord.of(data.split, relevance, ranks, best, alpha, words).save(args.output_dir)
+    if args.save_run:
+        more = {"weight": round(float(alpha.mean()), 6)} if len(alpha) else {}
+        save_run(args, data.split, best, ir_metadata.steps(args, **more), device)
     gain = None if better_part is None else gain_of_fusing(ranks, relevance, better_part, args.select_metric, args.seed)
     return test_results(ranks, relevance, args.seed, alpha_summary(model, encoded), gain)
+
+
+def save_run(
+    args: argparse.Namespace,
+    split: Split,
+    best: BestMemes,
+    retrieval: list[dict[str, Any]],
+    device: torch.device,
+) -> None:
+    """Write test.trec, what was found for each query of a test split, and test.trec.json, how.
+
+    best: filled, with trec_runs.DEPTH memes a query; retrieval: the method's steps, as in ir_metadata.
+    """
+    path, ids = Path(args.output_dir) / run_record.TEST_RUN, [meme.image_id for meme in split.memes]
+    found = (
+        (topic, zip((ids[meme] for meme in memes), scores, strict=True))
+        for topic, memes, scores in zip(split.topic_ids, best.meme.tolist(), best.scores["fused"], strict=True)
+    )
+    trec_runs.write_run(path, found, args.method or trec_runs.TAG)
+    origin = read_json(Path(args.output_dir) / "run.json")
+    used = {
+        name: {"name": f"{args.datatype} {name}", "source": str(source), "sha256": origin["data"][name]["csv"]}
+        for name, source in csv_paths(args, list(origin["data"])).items()
+    }
+    data = {"test collection": used.pop("test"), "training data": list(used.values())}
+    ties = "memes that are not relevant first, then as in the CSV"
+    ir_metadata.write_beside(path, device, retrieval, ties, data, origin)
 
 
 def gain_of_fusing(

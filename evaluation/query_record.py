@@ -67,8 +67,8 @@ class QueryRecord:
             image_ids=np.array([meme.image_id for meme in split.memes], dtype=np.str_),
             relevance=relevance,
             ranks=by_query,
-            best_meme=best.meme,
-            best_scores=best.scores,
+            best_meme=best.meme[:, : best.recorded],
+            best_scores={score: kept[:, : best.recorded] for score, kept in best.scores.items()},
             best_ranks=best.ranks(by_query),
             alpha=np.asarray(alpha, dtype=np.float64),
             words=list(words) or [[] for _ in split.topic_ids],
@@ -179,13 +179,15 @@ def order_keys(scores: np.ndarray) -> np.ndarray:
 class BestMemes:
     """Each query's best memes by the fused score, found while the rows of a split pass (eval_loop.rank_blocks).
 
-    The order is that of metrics.py: in a tie memes that are not relevant come first, then the earlier ones.
+    The order is that of metrics.py: in a tie memes that are not relevant come first, then the earlier ones. kept: how
+    many; ranks are found of the first BEST_KEPT alone.
     """
 
     def __init__(self, relevance: metrics.Relevance, kept: int = BEST_KEPT) -> None:
         self.relevance = relevance
         queries, memes = relevance.shape
         self.kept = min(kept, memes)
+        self.recorded = min(self.kept, BEST_KEPT)
         self.meme = np.full((queries, self.kept), -1, np.int64)
         self.scores: dict[str, np.ndarray] = {}
         self.above: dict[str, np.ndarray] = {}  # how many memes score higher
@@ -207,8 +209,8 @@ class BestMemes:
         for name, scores in block.items():
             best = np.take_along_axis(scores, chosen, axis=1)
             self.scores.setdefault(name, np.zeros(self.meme.shape, np.float32))[rows] = best
-            above = self.above.setdefault(name, np.zeros(self.meme.shape, np.int64))
-            for slot in range(self.kept):
+            above = self.above.setdefault(name, np.zeros((len(self.meme), self.recorded), np.int64))
+            for slot in range(self.recorded):
                 above[rows, slot] = np.count_nonzero(scores > best[:, slot, None], axis=1)
 
     def merge(self, other: BestMemes) -> None:
@@ -220,10 +222,10 @@ class BestMemes:
                 own.setdefault(name, np.zeros_like(array))[rows] = array[rows]
 
     def ranks(self, pair_ranks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """{score: (Q, K)}; relevant memes have their strict rank, of `pair_ranks` {score: (P,)}."""
+        """{score: (Q, K)} of the first K; relevant memes have their strict rank, of `pair_ranks` {score: (P,)}."""
         memes = self.relevance.shape[1]
         pairs = self.relevance.query * memes + self.relevance.meme
-        wanted = np.arange(len(self.meme))[:, None] * memes + self.meme
+        wanted = np.arange(len(self.meme))[:, None] * memes + self.meme[:, : self.recorded]
         place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
         relevant = pairs[place] == wanted
         return {name: np.where(relevant, pair_ranks[name][place], above + 1) for name, above in self.above.items()}

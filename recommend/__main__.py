@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from util import InputError, Parser, ending_clearly, first_line, program
+from util import InputError, Parser, ending_clearly, first_line, program, sha256_of
 
 if TYPE_CHECKING:
     from recommend.recommender import Recommender
@@ -216,7 +216,8 @@ def read_seen(path: str) -> list[str]:
 
 
 def write_answers(recommender: Recommender, request: Request, queries: str, out: str) -> None:
-    from recommend.runs import read_queries, write_run
+    from engine import ir_metadata
+    from recommend.runs import is_csv, read_queries, write_run
 
     pairs = read_queries(queries)
 
@@ -228,6 +229,12 @@ def write_answers(recommender: Recommender, request: Request, queries: str, out:
                 yield query_id, query, answer
 
     write_run(out, found())
+    if not is_csv(out) and Path(out).parent != Path("/dev"):
+        model = recommender.model
+        used = ir_metadata.steps(model.args, checkpoint={"path": str(model.path), "sha256": model.sha256})
+        topics = {"name": Path(queries).name, "source": queries, "sha256": sha256_of(queries)}
+        data = {"test collection": topics | {"memes": len(recommender)}}
+        ir_metadata.write_beside(out, model.device, used, "as in the index", data)
     print(f"{out}: what {len(pairs):,} queries find among {len(recommender):,} memes")
 
 

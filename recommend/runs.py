@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
-import urllib.parse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from dataloaders.cells import is_blank
 from dataloaders.csv_rows import BadRows, read_records
+from evaluation.trec_runs import write_run as write_trec_run
 from recommend.request import Answer
 from util import InputError, replaced_atomically
 
-TAG = "IEF"
 COLUMNS = ("query_id", "query", "rank", "id", "score", "below", "qi", "qc", "alpha")
 
 
@@ -62,13 +61,16 @@ def _of_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def write_run(path: str | os.PathLike[str], found: Iterable[tuple[str, str, Answer]]) -> None:
-    """(id, query, answer) of each query -> a CSV where the name ends so, else a TREC run.
+    """(id, query, answer) of each query -> a CSV where the name ends so, else a TREC run."""
+    if is_csv(path):
+        with replaced_atomically(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            _write_csv(file, found)
+    else:
+        write_trec_run(path, ((name, ((meme.id, meme.score) for meme in answer)) for name, _, answer in found))
 
-    A TREC run has no place for white space: in ids it stands as %20 and the like.
-    """
-    as_csv = Path(path).suffix.lower() == ".csv"
-    with replaced_atomically(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        (_write_csv if as_csv else _write_trec)(file, found)
+
+def is_csv(path: str | os.PathLike[str]) -> bool:
+    return Path(path).suffix.lower() == ".csv"
 
 
 def _write_csv(file: IO[str], found: Iterable[tuple[str, str, Answer]]) -> None:
@@ -78,13 +80,3 @@ def _write_csv(file: IO[str], found: Iterable[tuple[str, str, Answer]]) -> None:
         for meme in answer:
             numbers = (meme.score, meme.below, meme.qi, meme.qc, meme.alpha)
             writer.writerow((query_id, query, meme.rank, meme.id, *("" if n is None else f"{n:.7g}" for n in numbers)))
-
-
-def _write_trec(file: IO[str], found: Iterable[tuple[str, str, Answer]]) -> None:
-    for query_id, _, answer in found:
-        for meme in answer:
-            file.write(f"{_word(query_id)} Q0 {_word(meme.id)} {meme.rank} {meme.score:.7g} {TAG}\n")
-
-
-def _word(text: str) -> str:
-    return "".join(urllib.parse.quote(letter) if letter.isspace() or letter == "%" else letter for letter in text)

@@ -52,6 +52,7 @@ def to_arguments(argv):
     )
     add("--seed", type=int, default=0, help="of the intervals; nothing else is drawn (default: %(default)s)")
     add("--save_similarity", action="store_true", help="also write the scores, fused.npy, and relevance.npz")
+    add("--save_run", action="store_true", help="also write test.trec, a TREC run of each query's first 1,000 memes")
     add("--overwrite", action="store_true", help="start anew in an --output_dir that holds a run")
     args = parser.parse_args(argv)
     if args.method == "bm25":
@@ -109,7 +110,7 @@ def _run(args, shared, folder):
     folder.begin(logger, args)
     run_record.write_run(shared, loaders.csv_paths(shared, ("test",)), splits, run_record.REFERENCE_SOURCES)
 
-    results = score(args, split, reference)
+    results = score(shared, split, reference, device)
     facts = test_record.run_facts(args, device)
     facts["versions"][package] = importlib.metadata.version(package)
     record = facts | {
@@ -136,16 +137,20 @@ def counts_of(split, documents):
     }
 
 
-def score(args, split, reference):
-    """Everything that is measured on the test split; writes test_queries.npz and, if asked for, the matrix."""
+def score(args, split, reference, device):
+    """Everything that is measured on the test split; writes test_queries.npz and, if asked for, the matrix and the run.
+
+    args: as for the functions which are shared with main_task_retrieval.py.
+    """
     import metrics
     from engine import test_record
     from evaluation.eval_loop import rank_blocks
-    from evaluation.query_record import BestMemes, QueryRecord
+    from evaluation.query_record import BEST_KEPT, BestMemes, QueryRecord
+    from evaluation.trec_runs import DEPTH
 
     queries, memes = len(split.queries), len(split.memes)
     relevance = metrics.Relevance(split.record_topic, split.record_meme, (queries, memes))
-    best = BestMemes(relevance)
+    best = BestMemes(relevance, DEPTH if args.save_run else BEST_KEPT)
     high = math.ceil(BLOCK_SCORES / memes)
     blocks = [slice(row, min(row + high, queries)) for row in range(0, queries, high)]
     ranks = rank_blocks(
@@ -156,6 +161,8 @@ def score(args, split, reference):
         save_to=args.output_dir if args.save_similarity else None,
     )
     QueryRecord.of(split, relevance, ranks, best).save(args.output_dir)
+    if args.save_run:
+        test_record.save_run(args, split, best, [{"name": args.method, "method": reference.description}], device)
     return test_record.test_results(ranks, relevance, args.seed)
 
 

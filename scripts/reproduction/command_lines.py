@@ -23,7 +23,8 @@ from scripts.reproduction.data_folders import PATHS
 from scripts.reproduction.plan import Run
 from util import InputError
 
-REFERENCE_FLAGS = {"test_csv", "features_path", "caption_source", "save_similarity"}  # that scripts.reference has too
+# that scripts.reference has too
+REFERENCE_FLAGS = {"test_csv", "features_path", "caption_source", "save_similarity", "save_run"}
 SET_HERE = (
     *("do_train", "do_eval", "output_dir", "data_path", "datatype", "method", "seed"),
     *("resume_model", "init_model", "overwrite"),

@@ -1,5 +1,8 @@
 """test_queries.npz against the dense matrices of the same run, ordered by Python's own sort."""
 
+import hashlib
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -33,27 +36,30 @@ def found_by_blocks(matrices, relevance, high, kept=10):
 
 
 @pytest.mark.parametrize(("high", "keys"), [(100, 2**21), (3, 1), (1, 1), (5, 50)])
-@pytest.mark.parametrize("levels", [3, 1000])
-def test_best_memes_of_any_blocks_are_the_first_of_the_whole_order(high, keys, levels, monkeypatch):
-    """With 3 levels nearly all scores are tied, with 1,000 hardly any."""
+@pytest.mark.parametrize(("levels", "kept"), [(3, 10), (1000, 10), (3, 17)])
+def test_best_memes_of_any_blocks_are_the_first_of_the_whole_order(high, keys, levels, kept, monkeypatch):
+    """With 3 levels nearly all scores are tied, with 1,000 hardly any. Ranks are of the first 10."""
     monkeypatch.setattr(query_record, "KEYS_AT_ONCE", keys)
     rng = np.random.default_rng(levels)
     relevance = metrics.Relevance(np.repeat(np.arange(7), 5), np.tile(np.arange(25), 2)[:35], (7, 25))
     matrices = {name: rng.integers(levels, size=(7, 25)).astype(np.float32) for name in ("qi", "qc", "fused")}
     matrices["fused"] -= levels // 2  # negative ones, zeros
     matrices["fused"][matrices["fused"] == 0] *= -1
-    best, ranks = found_by_blocks(matrices, relevance, high)
+    best, ranks = found_by_blocks(matrices, relevance, high, kept)
     best_ranks = best.ranks(ranks)
+    assert all(of.shape == (7, 10) for of in best_ranks.values())
     for query in range(7):
         relevant = set(relevance.meme[relevance.query == query].tolist())
         scores = matrices["fused"][query]
-        order = strict_order(scores, relevant)[:10]
+        order = strict_order(scores, relevant)[:kept]
         shown = best.meme[query].tolist()
         assert shown == order
         for name, matrix in matrices.items():
             whole = strict_order(matrix[query], relevant)
             for slot, meme in enumerate(shown):
                 assert best.scores[name][query, slot] == matrix[query, meme]
+                if slot >= 10:
+                    continue
                 above = sum(matrix[query] > matrix[query, meme])
                 rank = whole.index(meme) + 1 if meme in relevant else above + 1
                 assert best_ranks[name][query, slot] == rank
@@ -80,9 +86,8 @@ def test_a_gallery_of_few_memes():
 def finished(tmp_path_factory):
     """A trained run's folder and its place."""
     place = Place(tmp_path_factory.mktemp("record"), train=2, val=1, test=4)
-    code, printed = run(
-        place.flags("run", "--fusion", "query", "--fusion_data", "train", "--epochs", "1", "--save_similarity")
-    )
+    flags = ("--fusion", "query", "--fusion_data", "train", "--epochs", "1", "--save_similarity", "--save_run")
+    code, printed = run(place.flags("run", *flags))
     assert code == 0, printed
     return place.folder / "run", place
 
@@ -108,6 +113,38 @@ def test_the_record_of_a_run_agrees_with_its_matrices_and_metrics(finished):
     alpha = record.alpha[:, None]
     np.testing.assert_allclose(np.load(folder / "fused.npy"), alpha * qi + (1 - alpha) * qc, atol=1e-6)
     assert (record.alpha.min(), record.alpha.max()) == pytest.approx((saved["alpha"]["min"], saved["alpha"]["max"]))
+
+
+def test_the_trec_run_of_a_run_has_its_order_and_its_scores(finished):
+    folder, place = finished
+    record, matrix = QueryRecord.load(folder), np.load(folder / "fused.npy")
+    with open(folder / "test.trec", encoding="utf-8") as file:
+        lines = [line.split() for line in file]
+    assert {(line[1], line[5]) for line in lines} == {("Q0", "IEF")}
+    expected = []
+    for query, topic in enumerate(record.topic_ids.tolist()):
+        relevant = set(record.relevance.meme[record.relevance.query == query].tolist())
+        order = strict_order(matrix[query], relevant)
+        expected += [[topic, str(record.image_ids[meme]), str(rank)] for rank, meme in enumerate(order, 1)]
+        own = [line for line in lines if line[0] == topic]
+        assert [np.float32(line[4]) for line in own] == [matrix[query, meme] for meme in order]
+    assert [[line[0], line[2], line[3]] for line in lines] == expected
+
+
+def test_beside_the_trec_run_stands_how_it_was_made(finished):
+    folder, place = finished
+    beside, origin = read_json(folder / "test.trec.json"), read_json(folder / "run.json")
+    source = beside["implementation"]["source"]
+    assert beside["implementation"]["executable"] == {"cmd": origin["command"]}
+    assert (source["version"], source["commit"]) == (origin["code"]["version"], origin["code"]["commit"])
+    collection, training = beside["data"]["test collection"], beside["data"]["training data"]
+    assert collection["sha256"] == hashlib.sha256((place.data / "test.csv").read_bytes()).hexdigest()
+    assert [part["source"] for part in training] == [str(place.data / name) for name in ("train.csv", "val.csv")]
+    assert beside["platform"]["hardware"]["cpu"]["number of cores"] == os.cpu_count()
+    assert f"torch=={torch.__version__}" in beside["platform"]["software"]["libraries"]["python"]
+    *parts, fused = beside["method"]["retrieval"]
+    assert [part["method"] for part in parts] == ["wti", "transf_avg"] and fused["interpolates"] == ["QI", "QC"]
+    assert fused["weight"] == pytest.approx(read_json(folder / "metrics.json")["alpha"]["mean"], abs=1e-6)
 
 
 def test_words_and_their_weights_are_those_of_the_query(finished):

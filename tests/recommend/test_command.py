@@ -138,6 +138,9 @@ def test_queries_of_a_file_make_a_run_that_trec_eval_reads(place, tmp_path, caps
     for topic, query in texts.items():
         for meme in recommender.search(query, top=1000, duplicates=True):
             assert abs(parsed[topic][meme.id] - meme.score) < 1e-6
+    beside = json.loads((tmp_path / "run.trec.json").read_text(encoding="utf-8"))
+    assert beside["data"]["test collection"]["sha256"] == sha256_of(queries)
+    assert beside["method"]["retrieval"][-1]["checkpoint"]["sha256"] == recommender.model.sha256
 
 
 def test_queries_of_a_file_make_a_csv(place, tmp_path, capsys):

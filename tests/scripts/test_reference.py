@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytrec_eval
 import torch
 from safetensors.numpy import load_file
 
@@ -22,7 +23,7 @@ from scripts import reference
 from scripts.references.bm25 import BM25, words_of
 from scripts.references.sentence_encoder import SentenceEncoder, load
 from tests.tiny_community import COLOURS, draw_community, read_csv, read_json, write_csv
-from util import InputError
+from util import InputError, sha256_of
 
 
 def run(*argv):
@@ -156,9 +157,21 @@ def test_bm25_on_chinese_captions_prefers_the_pair_to_its_characters_apart():
 @pytest.fixture(scope="module")
 def bm25_run(community, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "bm25"
-    code, printed = run("bm25", "--data_path", community, "--output_dir", folder, "--save_similarity")
+    code, printed = run("bm25", "--data_path", community, "--output_dir", folder, "--save_similarity", "--save_run")
     assert code == 0, printed
     return folder, printed
+
+
+def test_a_bm25_run_is_a_trec_run_that_says_how_it_was_made(bm25_run, community):
+    folder, _ = bm25_run
+    with open(folder / "test.trec", encoding="utf-8") as file:
+        found = pytrec_eval.parse_run(file)
+    record, scores = QueryRecord.load(folder), np.load(folder / "fused.npy")
+    for query, topic in enumerate(record.topic_ids.tolist()):
+        assert found[topic] == pytest.approx(dict(zip(record.image_ids.tolist(), scores[query].tolist(), strict=True)))
+    beside = read_json(folder / "test.trec.json")
+    assert beside["method"]["retrieval"][0]["name"] == "bm25" and beside["data"]["training data"] == []
+    assert beside["data"]["test collection"]["sha256"] == sha256_of(community / "test.csv")
 
 
 def test_a_bm25_run_scores_the_captions_by_the_formula(bm25_run, community):
@@ -192,7 +205,7 @@ def test_what_the_folder_of_a_reference_holds(bm25_run, community):
     plain = Plain(community)
     assert {path.name for path in folder.iterdir()} == {
         *("args.json", "run.json", "log.txt", "metrics.jsonl", "metrics.json", "test_queries.npz"),
-        *("fused.npy", "relevance.npz", ".lock"),
+        *("fused.npy", "relevance.npz", "test.trec", "test.trec.json", ".lock"),
     }
     arguments = read_json(folder / "args.json")
     expected = {"method": "bm25", "data_path": str(community), "caption_source": "caption", "seed": 0}
