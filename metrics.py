@@ -260,7 +260,8 @@ class RankedQueries:
     """What a metric is made of: the ranks of the relevant items of Q' queries, each of which has some.
 
     ranks: (P,) query by query, ascending; place: (P,) 1 for a query's first relevant item, 2 for the second, ...;
-    best, n_relevant: (Q',) the best rank of each query, and how many items are relevant to it.
+    best, n_relevant: (Q',) the best rank of each query, and how many items are relevant to it. A rank may be infinite,
+    of an item that was not found.
     """
 
     def __init__(self, ranks: np.ndarray, query: np.ndarray) -> None:
@@ -426,7 +427,11 @@ def per_query_metrics(
     ranks, query = ranks[order], query[order]
     if ((np.diff(query) == 0) & (np.diff(ranks) == 0)).any():
         raise ValueError("two relevant items of a query have the same rank")
-    ranked = RankedQueries(ranks, query)
+    return values_of(RankedQueries(ranks, query))
+
+
+def values_of(ranked: RankedQueries) -> tuple[tuple[str, ...], np.ndarray]:
+    """-> (the names of METRICS, values (Q', their number)): a row per query."""
     columns = [metric.of_queries(ranked) for metric in METRICS.values()]
     return tuple(METRICS), np.stack(columns, axis=1).astype(np.float64)
 
@@ -547,8 +552,8 @@ def format_table(
             [name, *(f"{metrics[c]:.{d}f}" if c in metrics else "–" for c, d in zip(columns, digits, strict=True))]
         )
         if intervals is not None:
-            ends = ((*intervals[c], d) for c, d in zip(columns, digits, strict=True))
-            lines.append(["", *(f"[{low:.{d}f},{high:.{d}f}]" for low, high, d in ends)])
+            ends = ((intervals.get(c), d) for c, d in zip(columns, digits, strict=True))
+            lines.append(["", *(f"[{pair[0]:.{d}f},{pair[1]:.{d}f}]" if pair else "" for pair, d in ends)])
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]).rstrip()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.run_tables import report_runs
 from evaluation.significance import paired_bootstrap, randomisation_test
 from metrics import (
     UNITS,
@@ -33,9 +34,15 @@ LEGEND = f"all {UNITS}; [low,high]: 95 % bootstrap interval (1,000 resamples, se
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="metrics.py",
-        description="Retrieval metrics of saved similarity matrices (queries x memes), in both directions.",
+        description="Retrieval metrics of saved similarity matrices (queries x memes), in both directions, or of TREC "
+        "runs.",
     )
-    parser.add_argument("matrices", nargs="+", metavar="MATRIX.npy", help="similarity matrices of one shape")
+    parser.add_argument(
+        "matrices",
+        nargs="+",
+        metavar="MATRIX.npy",
+        help="similarity matrices of one shape; with --qrels: TREC runs",
+    )
     parser.add_argument(
         "--weights",
         nargs="+",
@@ -60,6 +67,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help=".npy (0/1, queries x memes) or .npz (query, meme, shape); default: the diagonal",
     )
+    parser.add_argument(
+        "--qrels", metavar="FILE", help="of TREC runs: what is relevant, `query iteration meme grade`, or BEIR's .tsv"
+    )
+    parser.add_argument(
+        "--ties",
+        choices=("last", "trec"),
+        default="last",
+        help="of TREC runs: equal scores put relevant memes last (default), or are ordered as by trec_eval",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write all the metrics and their intervals there")
     return parser
@@ -70,12 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables of the command line's matrices; returns the exit code (2: a fault in the input)."""
     args = build_parser().parse_args(argv)
     try:
-        matrices, relevance = _read_inputs(args)
         result: dict[str, Any] = {"weights": args.weights, "seed": args.seed}
-        if args.fit_weights:
-            result |= _report_fitted(matrices, relevance, args.val_fraction, args.seed)
+        if args.qrels is not None:
+            result |= _report_runs(args)
+            print(LEGEND.format(args.seed))
         else:
-            result |= _report(matrices, relevance, args.weights, args.seed)
+            matrices, relevance = _read_inputs(args)
+            if args.fit_weights:
+                result |= _report_fitted(matrices, relevance, args.val_fraction, args.seed)
+            else:
+                result |= _report(matrices, relevance, args.weights, args.seed)
         if args.json:
             write_json(args.json, result)
     except BrokenPipeError:  # nobody reads the tables
@@ -88,10 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _read_inputs(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], Relevance]:
     """-> (dict name -> matrix, relevance), all of one shape."""
-    stems = [Path(path).stem for path in args.matrices]
-    names = stems if len(set(stems)) == len(stems) else args.matrices
-    if len(set(names)) < len(names):
-        raise InputError("a matrix is given twice")
+    if args.ties != "last":
+        raise InputError("--ties is of TREC runs, which go with --qrels")
+    names = _names(args.matrices)
     if args.weights is not None and (len(args.weights) != len(names) or not np.isfinite(args.weights).all()):
         raise InputError(f"--weights: expected {len(names)} finite numbers, one per matrix; found {args.weights}")
     if args.fit_weights and (len(names) != 2 or args.weights is not None):
@@ -99,10 +118,7 @@ def _read_inputs(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], Relev
         raise InputError(f"--fit_weights: expected two matrices and no --weights; found {len(names)} matrices{given}")
     if not 0 < args.val_fraction < 1:
         raise InputError(f"--val_fraction: expected a number between 0 and 1, found {args.val_fraction}")
-    if args.seed < 0:
-        raise InputError(f"--seed: expected 0 or more, found {args.seed}")
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise InputError(f"--json: {Path(args.json).parent} is not a folder")
+    _check_shared(args)
     matrices = dict(zip(names, map(_open_matrix, args.matrices), strict=True))
     shape = matrices[names[0]].shape
     if args.relevance is None and shape[0] != shape[1]:
@@ -113,6 +129,31 @@ def _read_inputs(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], Relev
             of = args.relevance or names[0]
             raise InputError(f"{name}: {shape_text(matrix.shape)}; {of}: {shape_text(relevance.shape)}")
     return matrices, relevance
+
+
+def _check_shared(args: argparse.Namespace) -> None:
+    """InputError where a flag that matrices and runs have in common makes no sense."""
+    if args.seed < 0:
+        raise InputError(f"--seed: expected 0 or more, found {args.seed}")
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise InputError(f"--json: {Path(args.json).parent} is not a folder")
+
+
+def _names(paths: Sequence[str]) -> Sequence[str]:
+    """The files' names without their endings, or the paths where those are not all different."""
+    stems = [Path(path).stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else paths
+    if len(set(names)) < len(names):
+        raise InputError("a file is given twice")
+    return names
+
+
+def _report_runs(args: argparse.Namespace) -> dict[str, Any]:
+    if args.weights is not None or args.fit_weights or args.relevance is not None:
+        raise InputError("--qrels goes with TREC runs, --weights, --fit_weights and --relevance with matrices")
+    _check_shared(args)
+    runs = dict(zip(_names(args.matrices), args.matrices, strict=True))
+    return report_runs(runs, args.qrels, args.ties == "trec", args.seed)
 
 
 def _open_matrix(path: str) -> np.ndarray:

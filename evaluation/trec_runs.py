@@ -1,15 +1,23 @@
-"""TREC runs: a line for each query and meme found, `query Q0 meme rank score tag`."""
+"""TREC runs: a line for each query and meme found, `query Q0 meme rank score tag`; and qrels, what is relevant."""
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
-from util import replaced_atomically
+import numpy as np
+
+from dataloaders.csv_rows import BadRows, shown
+from metrics import RankedQueries
+from util import InputError, replaced_atomically
 
 DEPTH = 1000  # memes of a query in a run, as TREC has it
 TAG = "IEF"
+BEIR_HEADING = ["query-id", "corpus-id", "score"]
+GRADE = re.compile(r"-?\d{1,9}")
 
 
 def write_run(
@@ -29,3 +37,108 @@ def write_run(
 def word(text: str) -> str:
     """An id as TREC's files have it, which have no place for white space: that stands as %20 and the like."""
     return "".join(urllib.parse.quote(letter) if letter.isspace() or letter == "%" else letter for letter in text)
+
+
+class Qrels:
+    """Which memes are relevant to which query. relevant: {query id: its relevant meme ids}, queries in the order of
+    their ids, as trec_eval has them; without: how many further queries have none.
+    """
+
+    def __init__(self, relevant: dict[str, set[str]], without: int) -> None:
+        self.relevant, self.without = relevant, without
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Qrels:
+        """Read `query iteration meme grade`, or BEIR's table `query-id corpus-id score` with its heading.
+
+        A grade of 1 or more is relevant. InputError: a line is none of these, a pair is judged twice, or nothing is
+        relevant.
+        """
+        relevant: dict[str, set[str]] = {}
+        judged: set[tuple[str, str]] = set()
+        bad, columns = BadRows(), 4
+        for number, words in _lines(path):
+            if not judged and words[:3] == BEIR_HEADING:
+                columns = 3
+                continue
+            if len(words) != columns or not GRADE.fullmatch(words[-1]):
+                expected = "query meme grade" if columns == 3 else "query iteration meme grade"
+                bad.add(path, number, [f"found {shown(' '.join(words))}, expected {expected}, a whole number"])
+                continue
+            query, meme, grade = words[0], words[-2], int(words[-1])
+            if (query, meme) in judged:
+                bad.add(path, number, [_again(query, meme)])
+            judged.add((query, meme))
+            own = relevant.setdefault(query, set())
+            if grade >= 1:
+                own.add(meme)
+        bad.raise_if_any()
+        some = {query: relevant[query] for query in sorted(relevant) if relevant[query]}
+        if not some:
+            raise InputError(f"{path}: found no relevant meme, expected lines `query iteration meme grade`")
+        return cls(some, len(relevant) - len(some))
+
+
+def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
+    """{query id: {meme id: score}} of a TREC run; neither the order of its lines nor its ranks count, as in trec_eval.
+
+    InputError: a line has not six words, a score is no finite number, a query has a meme twice, or there is no line.
+    """
+    run: dict[str, dict[str, float]] = {}
+    bad = BadRows()
+    for number, words in _lines(path):
+        try:
+            query, _, meme, _, score, _ = words
+            value = float(score)
+        except ValueError:
+            found = shown(" ".join(words))
+            bad.add(path, number, [f"found {found}, expected query Q0 meme rank score tag, the score a number"])
+            continue
+        if not math.isfinite(value):
+            bad.add(path, number, [f"found the score {score}, expected a finite one"])
+        own = run.setdefault(query, {})
+        if meme in own:
+            bad.add(path, number, [_again(query, meme)])
+        own[meme] = value
+    bad.raise_if_any()
+    if not run:
+        raise InputError(f"{path}: found no line of a run, expected query Q0 meme rank score tag")
+    return run
+
+
+def _again(query: str, meme: str) -> str:
+    return f"found query {shown(query)}, meme {shown(meme)} again, expected each pair once"
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
+    """(number, words) of each line that has some and is no comment."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.startswith("#") and (words := line.split()):
+                    yield number, words
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: found bytes that are not UTF-8, expected UTF-8") from error
+
+
+def ranks_in_run(run: Mapping[str, Mapping[str, float]], qrels: Qrels, as_trec: bool = False) -> RankedQueries:
+    """The ranks of all relevant memes, infinite where the run has not got them; the queries in the order of `qrels`.
+
+    In a tie memes that are not relevant come first, as in metrics.py. as_trec: as trec_eval has it, which reads scores
+    in 32 bits, and puts what ties into the opposite order of its ids.
+    """
+    ranks, query = [], []
+    for place, (query_id, relevant) in enumerate(qrels.relevant.items()):
+        found = run.get(query_id, {})
+        if as_trec:
+            single = np.array([*found.values()], np.float32).tolist()
+            keys = {meme: (-score, False) for meme, score in zip(found, single, strict=True)}
+        else:
+            keys = {meme: (-score, meme in relevant) for meme, score in found.items()}
+        order = sorted(sorted(found, reverse=True), key=keys.__getitem__)
+        own = [rank for rank, meme in enumerate(order, start=1) if meme in relevant]
+        ranks += [*own, *[math.inf] * (len(relevant) - len(own))]
+        query += [place] * len(relevant)
+    return RankedQueries(np.array(ranks, np.float64), np.array(query))

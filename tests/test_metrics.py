@@ -644,7 +644,7 @@ def test_the_documents_examples_print_what_the_document_says(tmp_path, monkeypat
         ("square.npy --weights 0.5 0.5", "--weights: expected 1 finite numbers, one per matrix"),
         ("square.npy --weights nan", "--weights: expected 1 finite"),
         ("square.npy --seed -1", "--seed: expected 0 or more, found -1"),
-        ("square.npy square.npy", "a matrix is given twice"),
+        ("square.npy square.npy", "a file is given twice"),
         ("absent.npy", "absent.npy: cannot be read"),
         ("relevance.npz", "relevance.npz: expected one matrix, queries x memes, found an archive"),
         ("cube.npy", "cube.npy: expected one matrix, queries x memes, found shape (2, 2, 2)"),
