@@ -35,8 +35,10 @@ def write_run(
 
 
 def word(text: str) -> str:
-    """An id as TREC's files have it, which have no place for white space: that stands as %20 and the like."""
-    return "".join(urllib.parse.quote(letter) if letter.isspace() or letter == "%" else letter for letter in text)
+    """An id as TREC's and BEIR's files have it, in which white space, quotes and # would mean something else: they
+    stand as %20 and the like.
+    """
+    return "".join(urllib.parse.quote(c) if c.isspace() or c in '%"#' else c for c in text)
 
 
 class Qrels:

@@ -106,9 +106,9 @@ def test_a_run_without_end_has_the_metrics_of_its_matrix(tmp_path, capsys):
 
 def test_scores_and_ids_are_read_as_they_were_written(tmp_path):
     scores = np.random.default_rng(0).normal(size=500).astype(np.float32) * 1e-3
-    write_run(tmp_path / "run", [("a\tb 100%", zip(map(str, range(500)), scores, strict=True))])
+    write_run(tmp_path / "run", [('#a\tb 100%"', zip(map(str, range(500)), scores, strict=True))])
     [(query, found)] = read_run(tmp_path / "run").items()
-    assert query == word("a\tb 100%") == "a%09b%20100%25"
+    assert query == word('#a\tb 100%"') == "%23a%09b%20100%25%22"
     assert np.array([*found.values()], np.float32).tolist() == scores.tolist()
 
 
