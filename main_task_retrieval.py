@@ -4,41 +4,44 @@ import sys
 import time
 
 from engine.arguments import check_settings, parse_arguments
-from util import InputError, NotFinite, NotWritten, first_line, make_logger, program, set_seed
+from util import STOPPED, InputError, NotFinite, NotWritten, first_line, make_logger, program, set_seed
 
 
 @program
 def main(argv=None):
     args, given = parse_arguments(argv)
     from dataloaders.loader_processes import losses_named
-    from engine import distributed
+    from engine import distributed, stop_signals
     from engine.output_folder import OutputFolder
 
-    folder, failed = OutputFolder(args), True
+    folder, code = OutputFolder(args), 2
     try:
-        device = distributed.setup(chosen_device(args))
-        with folder, losses_named():
-            run(args, given, device, folder)
-        failed = False
+        with stop_signals.heeded():
+            device = distributed.setup(chosen_device(args))
+            with folder, losses_named():
+                run(args, given, device, folder)
+        code = 0
     except (InputError, OSError) as error:
         if distributed.is_first_here():
             print(f"error: {error}{folder.way_on(error)}", file=sys.stderr)
         elif trouble_of_one_process(error):
             print(f"error in process {distributed.rank()}: {error}{folder.way_on(error)}", file=sys.stderr)
-        return 2
     except RuntimeError as error:
         if not distributed.lost_another(error):
             raise
         reason = f"another process has ended or cannot be reached ({first_line(error)})"
         way_on = folder.way_on(error) or f"; {distributed.GO_ON}"  # the first process alone knows more
         print(f"error in process {distributed.rank()}: {reason}{way_on}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt as stop:
         print(f"stopped{folder.way_on(stop)}", file=sys.stderr)
-        return 130
+        code = 130
+    except stop_signals.Stopped as stop:
+        if distributed.is_first_here():
+            print(f"stopped {stop}{folder.way_on(stop)}", file=sys.stderr)
+        code = STOPPED
     finally:
-        distributed.tear_down(failed)
-    return 0
+        distributed.tear_down(code)
+    return code
 
 
 def trouble_of_one_process(error):

@@ -27,6 +27,7 @@ JsonKind = TypeVar("JsonKind")  # list, dict, ...
 Arguments = ParamSpec("Arguments")  # of a program's main
 Code = TypeVar("Code")
 NOBODY_READS = 141  # exit code: what a shell reports of a program that SIGPIPE ended
+STOPPED = 75  # exit code of a run that a signal asked to end: EX_TEMPFAIL, as the same command goes on
 LOCK_VARIABLE = "IEF_LOCK"  # the environment's: the descriptor of the lock that a parent process holds for this one
 
 

@@ -8,7 +8,9 @@ import contextlib
 import multiprocessing.queues
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -22,6 +24,7 @@ IN_USE = 2  # further ones: the batch which is computed on, and the next, which 
 USABLE = 0.5  # of what is free: evaluation starts processes of its own, and others use it too
 OWN = 2**18  # bytes for Python's own semaphores, a page of 4 KiB for each
 MIB = 2**20
+STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (is killed by signal: [\w ]+\w|exited unexpectedly)")
 NO_DESCRIPTORS = re.compile("Too many open files|received 0 items of ancdata")
 
@@ -95,8 +98,21 @@ def _rounded_up(needed: float) -> str:
 
 
 def enter(worker: int) -> None:
-    """In a loader process, at its start: a batch which cannot be sent ends it, for else it is waited for for ever."""
+    """In a loader process, at its start: a batch which cannot be sent ends it, for else it is waited for for ever.
+
+    A signal by which a system ends all of a run's processes does not: the run takes its step, saves and ends them.
+    """
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_leave)  # type: ignore[attr-defined]
+    if hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        threading.Thread(target=_end_with_the_run, daemon=True).start()
+
+
+def _end_with_the_run() -> None:
+    """End this process at a SIGTERM of its own parent, and at no other's."""
+    while signal.sigwaitinfo(STOPPING).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _leave(error: BaseException, _: object) -> None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from util import InputError, first_line
+from util import STOPPED, InputError, first_line
 
 JOIN = 600  # seconds that the processes have to find each other
 BEAT = 5  # seconds between two signs of life of a process
@@ -124,21 +124,28 @@ class _Watch:
         self.seen = {other: (0, 0) for other in range(size) if other != rank}  # (counter, looks at which it was that)
         self.unanswered = 0  # beats since the store last gave an answer
         self.reason = ""  # why this process has to end
+        self.code = 2  # and how: the exit code
         self.left = threading.Event()
         self.store.add(self._name(rank), 1)
         for target in (self._give_signs, self._judge):
             threading.Thread(target=target, daemon=True).start()
 
-    def leave(self, failed: bool) -> None:
-        """This process ends, by its own will. If it failed the others, who do not end too, are told."""
+    def leave(self, code: int) -> None:
+        """This process ends, by its own will. Unless `code` is 0 the others, who do not end too, are told."""
         self.left.set()
-        if failed and not self.reason:
+        if code and not self.reason:
             with contextlib.suppress(RuntimeError):
+                if code == STOPPED:
+                    self.store.add(self._stopped(self.rank), 1)
                 self.store.add(self._name(self.rank), -GONE)
 
     @staticmethod
     def _name(rank: int) -> str:
         return f"alive/{rank}"
+
+    @staticmethod
+    def _stopped(rank: int) -> str:
+        return f"stopped/{rank}"
 
     def _give_signs(self) -> None:
         while not self.left.wait(BEAT) and not self.reason:
@@ -153,6 +160,9 @@ class _Watch:
         self.store.add(self._name(self.rank), 1)
         for other, (before, looks) in self.seen.items():
             count = self.store.add(self._name(other), 0)
+            if count < 0 and self.store.add(self._stopped(other), 0):
+                self.code = STOPPED
+                return f"process {other} was stopped by a signal"
             if count < 0:
                 return f"process {other} has ended"
             self.seen[other] = (count, looks + 1 if count == before else 0)
@@ -173,7 +183,7 @@ class _Watch:
                 with contextlib.suppress(OSError, ValueError):
                     text = f"error in process {self.rank}: {reason}, so that this one ends too; {GO_ON}"
                     print(text, file=sys.stderr, flush=True)
-                os._exit(2)
+                os._exit(self.code)
 
 
 _watch: _Watch | None = None
@@ -187,14 +197,14 @@ def lost_another(error: BaseException) -> bool:
     )
 
 
-def tear_down(failed: bool = False) -> None:
+def tear_down(code: int = 0) -> None:
     """Leave the group of processes, while the interpreter is whole: gloo's threads may abort one that is ending.
 
-    failed: whether the others may still be at work.
+    code: the exit code. Unless it is 0 the others may still be at work.
     """
     global _watch
     if _watch is not None:
-        _watch.leave(failed)
+        _watch.leave(code)
         _watch = None
     if dist.is_initialized():
         gc.collect()  # what reference cycles keep of the group, data_parallel's reducer above all
@@ -308,6 +318,24 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.clone()
         dist.all_reduce(tensor)
     return tensor
+
+
+class AnyProcess:
+    """Asked again and again by all processes: whether it is so in any of them, which all of them hear alike.
+
+    On a GPU what they hear was so at the call before: so nobody waits for the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.before = device, torch.zeros(1)
+
+    def __call__(self, own: bool) -> bool:
+        if not dist.is_initialized():
+            return own
+        now = torch.full((1,), float(own), device=self.device)
+        dist.all_reduce(now, op=dist.ReduceOp.MAX)
+        heard, self.before = self.before if self.device.type == "cuda" else now, now
+        return bool(heard)
 
 
 class _Gather(torch.autograd.Function):

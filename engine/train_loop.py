@@ -18,7 +18,7 @@ from dataloaders.batch_plan import BatchPlan
 from dataloaders.data_dataloaders import train_loader
 from dataloaders.meme_dataset import SplitData
 from dataloaders.meme_records import fingerprint
-from engine import checkpoint, distributed, run_record
+from engine import checkpoint, distributed, run_record, stop_signals
 from engine.arguments import fits_each_epoch
 from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from engine.output_folder import settle
@@ -233,7 +233,8 @@ class Trainer:
         )
         self.began = time.monotonic() - progress.seconds
         shown_at, shown_step = time.monotonic(), progress.step
-        with bar:
+        stopping = distributed.AnyProcess(self.device)
+        with bar, stop_signals.waiting():
             self._evaluate_if_due(stage)
             while progress.step < total_steps:
                 self.model.train()
@@ -244,7 +245,8 @@ class Trainer:
                 progress.seconds = time.monotonic() - self.began
                 bar.update()
                 ends_epoch = progress.step % self.plan.steps_per_epoch == 0
-                saves = ends_epoch or (args.save_steps and progress.step % args.save_steps == 0)
+                stops = stopping(stop_signals.asked())
+                saves = ends_epoch or stops or (args.save_steps and progress.step % args.save_steps == 0)
                 if progress.step % args.n_display == 0 or saves:
                     losses = self._checked(stage, tensors)
                 if progress.step % args.n_display == 0 or ends_epoch:
@@ -254,6 +256,8 @@ class Trainer:
                     self._display(bar, stage, total_steps, losses, optimizer, rate)
                 if saves:
                     self._save_last()
+                if stops:
+                    stop_signals.stop()
                 if ends_epoch:
                     self._evaluate_if_due(stage)
                     shown_at = time.monotonic()
@@ -348,6 +352,7 @@ class Trainer:
         if self.tensorboard is not None:
             self.tensorboard.add_losses(line)
 
+    @stop_signals.at_once()
     def _evaluate_if_due(self, stage: Stage) -> None:
         """Evaluate val where an epoch has ended since the last evaluation; keep the best model."""
         progress = self.progress
@@ -407,24 +412,26 @@ class Trainer:
         progress.seconds = time.monotonic() - self.began
         self._save_last()
 
+    @stop_signals.waiting()
     def _save_progress(self, index: int, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+        """Write checkpoint_last.pt, in the first process; the others wait, as who leaves it alone ends it."""
         states = distributed.from_all(checkpoint.random_states(self.device))
-        if not distributed.is_main():
-            return
-        self.progress.stage = index
-        checkpoint.save(
-            self.folder / "checkpoint_last.pt",
-            checkpoint.model_state(self.model, self.args)
-            | {
-                "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(),
-                "progress": dataclasses.asdict(self.progress),
-                "records": self.records,
-                "dropout": DROPOUT,
-                "random_states": states,
-            },
-        )
-        settle(self.folder)
+        if distributed.is_main():
+            self.progress.stage = index
+            checkpoint.save(
+                self.folder / "checkpoint_last.pt",
+                checkpoint.model_state(self.model, self.args)
+                | {
+                    "optimizer": optimizer.state_dict(),
+                    "scaler": scaler.state_dict(),
+                    "progress": dataclasses.asdict(self.progress),
+                    "records": self.records,
+                    "dropout": DROPOUT,
+                    "random_states": states,
+                },
+            )
+            settle(self.folder)
+        distributed.barrier()
 
     def next_stage(self) -> None:
         """Begin the next stage's progress; what belongs to the run goes on."""

@@ -74,6 +74,8 @@ launch() {
       GPUS=1
     fi
   fi
+  # torchrun hands these on to its processes, which then save and end (docs/TRAIN.md)
+  export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2}"
   if [ "${NNODES:-1}" -gt 1 ]; then
     exec "$PYTHON" -m torch.distributed.run --nproc_per_node="$GPUS" --nnodes="$NNODES" --node_rank="$NODE_RANK" \
       --master_addr="$MASTER_ADDR" --master_port="${MASTER_PORT:-29500}" main_task_retrieval.py "$@"

@@ -5,8 +5,11 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ import torch
 from engine import checkpoint, distributed, train_loop
 from evaluation.eval_loop import encode_split, rank_split
 from tests.conftest import ROOT
-from tests.engine.test_resume import run_and_die
+from tests.engine.test_resume import run_and_die, run_and_signal
 from tests.processes import finish, program, ranks_environment, start_process
 from tests.tiny_community import (
     Place,
@@ -27,6 +30,7 @@ from tests.tiny_community import (
     same_tensors,
     write_csv,
 )
+from util import STOPPED
 
 SETTINGS = {
     "channel": [],
@@ -279,12 +283,18 @@ def test_resuming_by_another_number_of_processes_is_refused(trained, place):
     assert (trained / "joint_2" / "args.json").read_bytes() == before
 
 
-def test_killed_processes_go_on_as_if_nothing_had_been(place):
+def signal_the_second(argv):
+    """main(argv), which goes on from step 2; the second process alone is sent SIGTERM, before step 5."""
+    return run_and_signal(argv, "step", 3 if os.environ["RANK"] == "1" else None, signal.SIGTERM)
+
+
+def test_killed_and_stopped_processes_go_on_as_if_nothing_had_been(place):
     flags = ["--save_steps", "2", "--cross_num_hidden_layers", "1"]
     resumed = [*place.flags("killed", *flags), "--resume_model", str(place.folder / "killed" / "checkpoint_last.pt")]
     for target, *arguments in (
         (program, place.flags("whole", *flags)),
-        (run_and_die, place.flags("killed", *flags), "step", 5),
+        (run_and_die, place.flags("killed", *flags), "step", 3),
+        (signal_the_second, resumed),
         (program, resumed),
     ):
         logs = [place.folder / f"log_killed_{rank}.txt" for rank in range(2)]
@@ -293,7 +303,11 @@ def test_killed_processes_go_on_as_if_nothing_had_been(place):
             for log, environment in zip(logs, ranks_environment(2), strict=True)
         ]
         ends = [finish(*each) for each in zip(started, logs, strict=True)]
-        assert (ends[0][0], ends[1][0]) == (0, 0) or (target is run_and_die and ends[0][0] == -9), ends
+        if target is signal_the_second:  # both end at the same step, at which no checkpoint is due
+            assert [code for code, _ in ends] == [STOPPED, STOPPED], ends
+            assert all("step 5" in printed.splitlines() for _, printed in ends)
+        else:
+            assert (ends[0][0], ends[1][0]) == (0, 0) or (target is run_and_die and ends[0][0] == -9), ends
     for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
         one, other = (checkpoint.load(place.folder / run_name / name) for run_name in ("whole", "killed"))
         for key in ("model", "optimizer", "random_states"):
@@ -302,18 +316,31 @@ def test_killed_processes_go_on_as_if_nothing_had_been(place):
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_under_torchrun_as_users_call_it(trained, place):
+def torchrun(argv):
+    """torchrun's process, of two, and what it prints, as a path."""
+    log = Path(argv[argv.index("--output_dir") + 1] + ".txt")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    with open(log, "w") as printed:
+        streams = {"stdout": printed, "stderr": printed, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+        return subprocess.Popen([*command, "main_task_retrieval.py", *argv], cwd=ROOT, **streams), log
+
+
+def test_under_torchrun_as_users_call_it_and_as_clusters_end_it(trained, place):
     argv = place.flags("torchrun", "--lr", "1e-4")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        + ["main_task_retrieval.py", *argv],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("test split, query to meme: 8 queries") == 1
-    assert "2 process(es) on cpu" in done.stdout
+    last = place.folder / "torchrun" / "checkpoint_last.pt"
+    stopped, log = torchrun(argv)
+    while not last.exists():
+        assert stopped.poll() is None, log.read_text()
+        time.sleep(0.01)
+    stopped.terminate()
+    stopped.wait(60)
+    printed = log.read_text()
+    assert printed.count(f"stopped by SIGTERM; go on with --resume_model {last}\n") == 1, printed
+    assert "has ended" not in printed
+    assert not (place.folder / "torchrun" / "metrics.json").exists()
+    ended, log = torchrun([*argv, "--resume_model", str(last)])
+    code, printed = ended.wait(120), log.read_text()
+    assert code == 0, printed
+    assert printed.count("test split, query to meme: 8 queries") == 1
+    assert "2 process(es) on cpu" in printed
     assert_same_run(trained / "joint_1", place.folder / "torchrun")

@@ -1,9 +1,11 @@
 """A run that is killed anywhere and resumed ends as the one that ran through, to the last bit."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,51 @@ def run_and_press_ctrl_c(argv, owner_name, name, time):
     return program(argv)
 
 
+def run_and_signal(argv, place, time, number, family=False):
+    """main(argv), sent a signal at a place, the `time`-th time that it gets there; then prints its checkpoint's step.
+
+    family: its loader processes are sent it too, as where a system ends all processes of a job.
+    """
+    import dataloaders.meme_images
+
+    owner, name = {
+        "step": (train_loop.Trainer, "_step"),
+        "evaluation": (train_loop, "encode_split"),
+        "check": (dataloaders.meme_images.MemeImages, "check"),
+        "save": (torch, "save"),
+    }[place]
+    original, calls = getattr(owner, name), []
+
+    def wrapper(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == time:
+            if family:
+                children = multiprocessing.active_children()
+                assert children
+                subprocess.run(["kill", f"-{number}", *(str(child.pid) for child in children)], check=True)
+            signal.raise_signal(number)
+            signal.raise_signal(number)  # the second one changes nothing
+        return original(*arguments, **keywords)
+
+    setattr(owner, name, wrapper)
+    code = program(argv)
+    last = Path(argv[argv.index("--output_dir") + 1]) / "checkpoint_last.pt"
+    print(f"step {checkpoint.load(last)['progress']['step']}" if last.is_file() else "no checkpoint")
+    return code
+
+
+SIGNALS = {  # (place, which time, signal, loader processes too): the step that is saved, of 3 an epoch
+    ("step", 5, signal.SIGTERM, True): 5,  # no checkpoint is due there
+    ("evaluation", 2, signal.SIGUSR1, False): 6,
+    ("save", 4, signal.SIGTERM, False): 3,  # of checkpoint_best.pt: the evaluation is made again
+    ("save", 5, signal.SIGTERM, False): 3,  # of checkpoint_last.pt after the evaluation, which is written
+}
+
+
+def signalled(place, time, number, family):
+    return f"{number.name} at {place} {time}{' and to loaders' * family}"
+
+
 def scenario(kind, deaths):
     return f"{kind}: " + ", then ".join(f"{place} {time}" for place, time in deaths)
 
@@ -190,6 +237,14 @@ def results(place):
         (run_and_press_ctrl_c, flags("ctrl-c", "joint"), "Trainer", "_step", 4),
         (program, resumed("ctrl-c", "joint")),
     ]
+    for place_and_time in SIGNALS:
+        name = signalled(*place_and_time)
+        more = LOADERS if place_and_time[-1] else []
+        chains[name] = [
+            (run_and_signal, flags(name, "joint", more), *place_and_time),
+            (program, resumed(name, "joint", more)),
+        ]
+    chains["early signal"] = [(run_and_signal, flags("early signal", "joint"), "check", 1, signal.SIGTERM)]
     chains["early ctrl-c"] = [(run_and_press_ctrl_c, flags("early ctrl-c", "joint"), "MemeImages", "check", 1)]
     return run_chains(chains, place.folder)
 
@@ -265,6 +320,25 @@ def test_ctrl_c_before_the_first_checkpoint_names_none(results):
     [(code, printed)] = results["early ctrl-c"]
     assert code == 130
     assert "stopped" in printed and "--resume_model" not in printed and "Traceback" not in printed
+
+
+@pytest.mark.parametrize("place_and_time", SIGNALS, ids=[signalled(*each) for each in SIGNALS])
+def test_a_signal_ends_a_run_when_its_step_is_saved(results, place, place_and_time):
+    name = signalled(*place_and_time)
+    (code, printed), (resumed, rest) = results[name]
+    assert code == util.STOPPED == 75, printed
+    *_, last, step = printed.splitlines()
+    way_on = f"go on with --resume_model {place.folder / name / 'checkpoint_last.pt'}"
+    assert last.endswith(f"stopped by {place_and_time[2].name}; {way_on}") and "Traceback" not in printed
+    assert step == f"step {SIGNALS[place_and_time]}"
+    assert resumed == 0, rest
+    assert_same_end(place.folder / name, place.folder / "joint")
+
+
+def test_a_signal_before_training_ends_the_run_at_once(results):
+    [(code, printed)] = results["early signal"]
+    assert code == util.STOPPED
+    assert printed.splitlines()[-2:] == ["stopped by SIGTERM", "no checkpoint"] and "Traceback" not in printed
 
 
 def resume(place, more=(), kind="joint", model="joint/checkpoint_last.pt", output=None):

@@ -15,7 +15,7 @@ from engine import distributed, train_loop
 from tests.conftest import ROOT
 from tests.processes import finish, program, ranks_environment, start_process
 from tests.tiny_community import Place, run
-from util import NotWritten
+from util import STOPPED, NotWritten
 
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
 TRAINING = ("--epochs", "1", "--branches", "qi", "--caption_fusion", "none")
@@ -118,6 +118,32 @@ def test_a_process_that_dies_ends_the_others_with_a_sentence(place, rank):
     assert ends[rank][0] == -signal.SIGKILL
     assert code == 2, printed
     assert f"error in process {1 - rank}: " in printed and "--resume_model" in printed and "Traceback" not in printed
+
+
+def signal_in_the_evaluation(argv):
+    """main(argv); the first process, which scores while the second one waits, is sent SIGTERM alone."""
+    original = train_loop.fit_and_rank
+
+    def fit(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return original(*arguments)
+
+    train_loop.fit_and_rank = train_loop.rank_split = fit
+    quick(0.5, 30)
+    return program(argv)
+
+
+def test_a_first_process_that_a_signal_ends_in_an_evaluation_ends_the_others_likewise(place):
+    started = []
+    for each, environment in enumerate(ranks_environment(2)):
+        log = place.folder / f"log_signal_{each}.txt"
+        argv = place.flags("signal", *TRAINING)
+        started.append((start_process(signal_in_the_evaluation, argv, log=log, environment=environment), log))
+    (code, printed), (other_code, other) = [finish(process, log, 60) for process, log in started]
+    assert (code, other_code) == (STOPPED, STOPPED), other
+    last = place.folder / "signal" / "checkpoint_last.pt"
+    assert printed.endswith(f"stopped by SIGTERM; go on with --resume_model {last}\n")
+    assert "process 0 was stopped by a signal" in other and "Traceback" not in printed + other
 
 
 def find_no_room(argv):
