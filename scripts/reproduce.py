@@ -12,6 +12,10 @@ Flags after `--` go to every run on which they have an effect (python main_task_
     python -m scripts.reproduce --communities demo --methods drl_wti ief --seeds 0 1 2 --data_root data --out results \\
       -- --pretrained_clip_name ViT-tiny/8 --epochs 12 --batch_size 64 --lr 1e-3
 
+On a cluster, --launcher slurm --slurm_time MINUTES makes a job of each run, which is queued again when the cluster
+takes its machine back or its time is over, waits for all, and makes the tables. After Ctrl-C the jobs go on; the same
+command waits for them again.
+
 The tables are in OUT/tables; python -m scripts.make_tables makes them anew. Each run's output is in its console.txt.
 
 Exit code: 0 if all runs are made; 1 if one failed, or for input that cannot be used; 2 for wrong flags; 130 after
@@ -20,10 +24,12 @@ Ctrl-C.
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
 
+from engine.arguments import positive_int
 from util import InputError, Parser, ending_clearly, program
 
 
@@ -32,6 +38,16 @@ def seed(text):
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"must be between 0 and {2**32 - 1}, not {text}")
     return value
+
+
+def parameter(text):
+    """NAME=VALUE of sbatch -> (NAME, VALUE)."""
+    name, sign, value = text.partition("=")
+    if not re.fullmatch(r"[a-z][a-z-]*", name) or not sign or not value:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE as in `sbatch --NAME=VALUE`, not {text!r}")
+    if name in ("partition", "time"):
+        raise argparse.ArgumentTypeError(f"{name} has a flag of its own, --slurm_{name}")
+    return name, value
 
 
 def to_arguments(argv):
@@ -50,6 +66,12 @@ def to_arguments(argv):
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the runs and tables; made if it is not there")
     add("--gpus", nargs="+", type=int, metavar="N",
         help="one run at a time on each of these GPUs (default: one after the other, on the first)")  # fmt: skip
+    add("--launcher", choices=("here", "slurm"), default="here",
+        help="here: processes of this machine; slurm: a job for each run (default: %(default)s)")  # fmt: skip
+    add("--slurm_time", type=positive_int, metavar="MINUTES", help="of a job; when it is over the job is queued again")
+    add("--slurm_partition", metavar="NAME", help="(default: the cluster's)")
+    add("--slurm", nargs="+", type=parameter, default=[], metavar="NAME=VALUE",
+        help="what else sbatch is to be told, such as gres=gpu:1 cpus-per-task=8 mem=32G")  # fmt: skip
     add("--baseline", metavar="NAME", help="method with which the tables compare the others (default: clip4clip_meanp)")
     add("--sentence_model", metavar="NAME", help="of the method sentence_encoder")
     add("--any_code", action="store_true", help="finished runs of another version of the code count too")
@@ -58,6 +80,12 @@ def to_arguments(argv):
     end = argv.index("--") if "--" in argv else len(argv)
     args = parser.parse_args(argv[:end])
     args.seeds = list(dict.fromkeys(args.seeds))
+    if args.launcher == "slurm" and args.slurm_time is None:
+        parser.error("--launcher slurm needs --slurm_time MINUTES")
+    if args.launcher == "slurm" and args.gpus is not None:
+        parser.error("--gpus is for this machine's; a job asks for its own: --slurm gres=gpu:1")
+    if args.launcher != "slurm" and (args.slurm_time or args.slurm_partition or args.slurm):
+        parser.error("--slurm… is for --launcher slurm")
     return args, argv[end + 1 :]
 
 
@@ -70,7 +98,7 @@ def main(argv=None):
 
 def reproduce(args, common_tokens):
     """Check everything, make the runs that are missing, then the tables: the exit code."""
-    from scripts.reproduction import choice, command_lines, data_folders
+    from scripts.reproduction import choice, cluster, command_lines, data_folders
     from scripts.reproduction.plan import AGAIN, DONE, MISSING, Plan
     from scripts.reproduction.runner import ROOT, Runner, remove_leftover, seconds_of
 
@@ -95,11 +123,18 @@ def reproduce(args, common_tokens):
     for note in notes:
         print(f"# {note}" if args.dry_run else note)
     if args.dry_run:
+        if args.launcher == "slurm":
+            flags = [("time", args.slurm_time), ("partition", args.slurm_partition), *args.slurm]
+            print("# a job for each of these commands:", *(f"--{name}={value}" for name, value in flags if value))
         print_commands(runs, states, slots)
         return 0
-    to_make = print_plan(runs, states)
-    known = [(run, seconds) for run in runs if run not in to_make and (seconds := seconds_of(run)) is not None]
-    outcome = Runner(to_make, plan, slots, known).make_all()
+    if args.launcher == "slurm":
+        executor = cluster.executor_of(args.out, args.slurm_time, args.slurm_partition, args.slurm)
+        outcome = cluster.make_by_jobs(print_plan(runs, states), plan, executor)
+    else:
+        to_make = print_plan(runs, states)
+        known = [(run, seconds) for run in runs if run not in to_make and (seconds := seconds_of(run)) is not None]
+        outcome = Runner(to_make, plan, slots, known).make_all()
     states = {run.name: plan.state(run) for run in runs}
     for run in runs:
         remove_leftover(run, plan)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripts.reproduction.plan import AGAIN, DONE, INTERRUPTED, MISSING, Run, full_command, last_checkpoint
 from scripts.reproduction.progress import Estimate, Screen, duration, last_lines
-from util import LOCK_VARIABLE, InputError, NotWritten, locked, read_json, take_lock
+from util import LOCK_VARIABLE, STOPPED, InputError, NotWritten, locked, read_json, take_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSOLE = "console.txt"  # in a run's folder: all that it printed
@@ -55,12 +55,14 @@ class Runner:
         for run, seconds in known:
             self.estimate.add(run, seconds)
         self.stops = self.stops_heeded = 0  # how often the user asked to stop
+        self.passed_on = signal.SIGINT  # what the runs are told then
         self.signalled = 0.0  # when the runs were told
 
     def make_all(self):
         """Make all runs, whatever becomes of each: an Outcome.
 
-        Ctrl-C or SIGTERM stops the runs as Ctrl-C does, and waits until they have ended; a second one kills them.
+        Ctrl-C stops the runs as Ctrl-C does; SIGTERM and SIGHUP have them save and end; it waits until they have. A
+        second Ctrl-C kills them.
         """
         with handled(self._note_stop, "SIGINT", "SIGTERM", "SIGHUP"):
             try:
@@ -121,7 +123,7 @@ class Runner:
             self.outcome.made.append(job.run.name)
             self.estimate.add(job.run, seconds)
             self.screen.say(f"{job.title}: {map_of(job.run)}{duration(seconds)}{self._remaining()}")
-        elif self.stops:
+        elif self.stops or code == STOPPED:
             self.screen.say(f"{job.title}: stopped")
         else:
             self._fail(job.title, job.run, last_lines(job.run.folder / CONSOLE), code)
@@ -145,8 +147,10 @@ class Runner:
             lines = last_lines(self.running[0].run.folder / CONSOLE, 1)
             self.screen.show(f"  {lines[0]}" if lines else "")
 
-    def _note_stop(self, *_):
-        self.stops += 1  # and no more: a signal may come in the middle of a print
+    def _note_stop(self, number, _):  # and no more: a signal may come in the middle of a print
+        if not self.stops and number != signal.SIGINT:
+            self.passed_on = signal.SIGTERM
+        self.stops += not self.stops or number == signal.SIGINT
 
     def _heed_stop(self):
         kill = self.stops > 1
@@ -162,7 +166,7 @@ class Runner:
                 if kill:
                     os.killpg(job.process.pid, signal.SIGKILL)  # with the processes that it has started
                 else:
-                    job.process.send_signal(signal.SIGINT)
+                    job.process.send_signal(self.passed_on)
 
 
 def remove_leftover(run, plan):
