@@ -5,6 +5,8 @@
         --base_url http://localhost:8000/v1
     python -m preprocess.annotate --images memes --out annotations.jsonl --provider local
 
+On several machines each takes a shard of the images (--shard); preprocess.merge_annotations joins the files.
+
 Each image is asked about once, and its row is appended at once: after Ctrl-C, or if the process is killed, the same
 command goes on where it stopped.
 """
@@ -117,17 +119,12 @@ def left(images, rows, arguments):
 
 def check_same(rows, common, arguments):
     """InputError if the file holds rows of another provider, model or prompt (with language and schema)."""
-    others = list(dict.fromkeys(row.asked for row in rows if row.asked != common.asked))
+    others = dict.fromkeys(row.asked_in_words for row in rows if row.asked != common.asked)
     if others and not arguments.allow_mixed:
-        named = [", ".join(f"{part} {value!r}" for part, value in zip(ASKED, asked, strict=True)) for asked in others]
         raise InputError(
-            f"{arguments.out} holds rows of {'; of '.join(named)}; this call has "
-            + ", ".join(f"{part} {value!r}" for part, value in zip(ASKED, common.asked, strict=True))
-            + ". Choose another --out, or add rows with --allow_mixed (images with a row are not asked again)"
+            f"{arguments.out} holds rows of {'; of '.join(others)}; this call has {common.asked_in_words}. Choose "
+            "another --out, or add rows with --allow_mixed (images with a row are not asked again)"
         )
-
-
-ASKED = ("provider", "model", "prompt")
 
 
 def identifier(prompt, language):
@@ -163,7 +160,10 @@ def print_summary(run, images, table, argv):
         print(f"to go on: {command(same)}")
     if statuses - {None, "ok"}:
         print(f"to try the failed ones again: {command([*same, '--retry_failed'])}")
-    if "ok" in statuses:
+    if "ok" in statuses and arguments.shard:
+        print("then, when all shards are done: python -m preprocess.merge_annotations FILES --images "
+              f"{shlex.quote(str(arguments.images))} --out FILE")  # fmt: skip
+    elif "ok" in statuses:
         folder, file = shlex.quote(str(arguments.images)), shlex.quote(str(arguments.out))
         print("then: python -m preprocess.build_community --records records.csv "
               f"--annotations {file} --images {folder} --out data/mine")  # fmt: skip
@@ -188,6 +188,10 @@ def annotate(arguments, argv, provider, pause):
         provider = make_provider(arguments)
     images = by_content(arguments.images, paths)
     print(f"{arguments.images}: {len(paths):,} images, {len(images):,} of them different")
+    if arguments.shard:
+        images = {sha256: path for sha256, path in images.items() if arguments.shard.has(sha256)}
+        arguments.out = str(arguments.shard.file(arguments.out))
+        print(f"shard {arguments.shard}: {len(images):,} of these, into {arguments.out}")
     if outside:
         print(f"passed over {len(outside):,} links that leave the folder, the first one {outside[0]}")
     common = Annotation(

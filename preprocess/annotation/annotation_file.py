@@ -46,6 +46,10 @@ class Annotation:
         """What was asked of whom: (provider, model, prompt)."""
         return self.provider, self.model, self.prompt
 
+    @property
+    def asked_in_words(self):
+        return f"provider {self.provider!r}, model {self.model!r}, prompt {self.prompt!r}"
+
 
 TEXTS = ("image", "sha256", "status", "text", "error", "provider", "model", "language", "prompt")
 LISTS = ("captions", "emotions", "notes")
@@ -187,10 +191,15 @@ class AnnotationFile:
 
     def append(self, annotation):
         """Write one row; it has left this process when this returns."""
-        row = {name: value for name, value in vars(annotation).items() if keeps(name, value, annotation.status)}
-        data = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
+        data = line_of(annotation)
         while data:
             data = data[self.file.write(data) :]
+
+
+def line_of(annotation):
+    """The row's line, as bytes."""
+    row = {name: value for name, value in vars(annotation).items() if keeps(name, value, annotation.status)}
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def keeps(name, value, status):

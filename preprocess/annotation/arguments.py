@@ -7,6 +7,7 @@ from pathlib import Path
 from engine.arguments import non_negative, positive_int
 from preprocess.annotation import emotion_words
 from preprocess.annotation.answer import LANGUAGES, without_key
+from preprocess.annotation.shards import shard
 from preprocess.downloading.sources import split_http
 from util import InputError, Parser
 
@@ -42,6 +43,8 @@ def build_parser():
     add(
         "--workers", type=positive_int, default=4, metavar="N", help="images asked about at once (default: %(default)s)"
     )
+    add("--shard", type=shard, metavar="I/N",
+        help="ask about the I-th of N parts of the images alone, and write --out's name with I-of-N in it")  # fmt: skip
     add("--limit", type=positive_int, metavar="N", help="ask about at most N images in this call")
     add("--retry_failed", action="store_true", help="ask about those images again whose last row is not ok, no others")
     add("--dry-run", "--dry_run", action="store_true", help="print what would be asked; send and write nothing")
