@@ -5,6 +5,7 @@
         --base_url http://localhost:8000/v1
     python -m preprocess.annotate --images memes --out annotations.jsonl --provider local
 
+gemini-batch and openai-batch ask the same in files of many requests, which are answered within a day at half the price.
 On several machines each takes a shard of the images (--shard); preprocess.merge_annotations joins the files.
 
 Each image is asked about once, and its row is appended at once: after Ctrl-C, or if the process is killed, the same
@@ -24,8 +25,18 @@ from tqdm import tqdm
 
 from preprocess.annotation.annotation_file import Annotation, AnnotationFile, last_rows, read_rows
 from preprocess.annotation.answer import ANSWER_SCHEMA, PASSING, default_prompt
-from preprocess.annotation.arguments import build_parser, check_arguments, make_provider, read_prompt, without_keys
+from preprocess.annotation.arguments import (
+    AT_ONCE,
+    BATCH,
+    POLL,
+    build_parser,
+    check_arguments,
+    make_provider,
+    read_prompt,
+    without_keys,
+)
 from preprocess.annotation.asking import Asker, Prices, Threads
+from preprocess.annotation.batches import Batches
 from preprocess.annotation.emotion_words import read_emotion_table, vocabulary
 from preprocess.annotation.pictures import by_content, find_images, pictures_of
 from preprocess.annotation.summary import dollars, summary, total_cost
@@ -76,6 +87,19 @@ class Run:
             finally:
                 stop.set()
                 threads.close()
+        return NOT_FINISHED if self.stopped else 0
+
+    def go_by_batches(self, jobs, batches):
+        """The same by batches, those included that an earlier call began."""
+        with tqdm(total=len(jobs), desc="asking about images", unit="img") as bar:
+            try:
+                for row in batches.rows(jobs, self.may_begin_another):
+                    self.take(row, bar)
+            except KeyboardInterrupt:
+                self.stopped = f"by Ctrl-C; what is under way is noted in {batches.path}"
+                return INTERRUPTED
+        if batches.without_answer and not self.stopped:
+            self.stopped = f"as {batches.without_answer:,} images of ended batches got no answer"
         return NOT_FINISHED if self.stopped else 0
 
     def may_begin_another(self):
@@ -198,7 +222,7 @@ def annotate(arguments, argv, provider, pause):
         image="",
         sha256="",
         status="",
-        provider=arguments.provider,
+        provider=arguments.provider.removesuffix(BATCH),
         model=arguments.model or getattr(provider, "model", ""),
         language=arguments.language,
         prompt=identifier(prompt, arguments.language),
@@ -220,7 +244,11 @@ def annotate(arguments, argv, provider, pause):
         pictures = functools.partial(pictures_of, max_frames=arguments.max_frames, max_side=arguments.max_side)
         asker = Asker(provider, prompt, common, Path(arguments.images), pictures, prices, pause, stop)
         try:
-            return run.go(left(images, file.rows, arguments), asker, stop)
+            jobs = left(images, file.rows, arguments)
+            if not arguments.provider.endswith(BATCH):
+                return run.go(jobs, asker, stop)
+            at_once, poll = arguments.batches or AT_ONCE, arguments.poll or POLL
+            return run.go_by_batches(jobs, Batches(asker, arguments.out, run.rows, at_once, poll))
         finally:
             print_summary(run, images, table, argv)
 

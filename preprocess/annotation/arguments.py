@@ -11,14 +11,17 @@ from preprocess.annotation.shards import shard
 from preprocess.downloading.sources import split_http
 from util import InputError, Parser
 
-PROVIDERS = ("gemini", "openai", "local")
+PROVIDERS = ("gemini", "openai", "gemini-batch", "openai-batch", "local")
+BATCH = "-batch"  # ends the names of those that answer within a day
 NOT_FOR_LOCAL = ("model", "base_url", "prompt", "timeout", "price_input", "price_output", "max_cost")
 KEYS = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
-TIMEOUT = 120.0
+TIMEOUT, TRANSFER = 120.0, 1800.0  # seconds for an answer, for a batch's file
+POLL, AT_ONCE = 60.0, 4
 EPILOG = """\
 Keys come from the environment: GEMINI_API_KEY or GOOGLE_API_KEY; OPENAI_API_KEY (a server of your own may need none).
 The same command goes on where the last call stopped. Exit codes: 0 every image asked for has a row, also if some have
-failed; 1 an error; 2 a wrong command line; 3 --max_cost was reached before all was done; 130 Ctrl-C.
+failed; 1 an error; 2 a wrong command line; 3 not all is done, as --max_cost was reached or a batch came back without
+some answers; 130 Ctrl-C.
 """
 
 
@@ -32,7 +35,8 @@ def build_parser():
     add("--images", required=True, metavar="DIR", help="the folder of the images, with its subfolders")
     add("--out", required=True, metavar="FILE", help="annotations.jsonl: a line per image is appended to it")
     add("--provider", required=True, choices=PROVIDERS,
-        help="local is weaker and writes no captions, but needs neither network nor key")  # fmt: skip
+        help="…-batch: within a day, at half the price; local is weaker and writes no captions, but needs neither "
+        "network nor key")  # fmt: skip
     add("--model", metavar="NAME", help="the model, as the provider names it today (not with local)")
     add("--base_url", metavar="URL", help="the server, such as http://localhost:8000/v1; with gemini, a proxy")
     add("--prompt", metavar="FILE", help="a prompt of your own, taken as it stands (--dry-run prints the default one)")
@@ -56,7 +60,10 @@ def build_parser():
         help="longest side of a picture that is sent, in pixels (default: %(default)s)")  # fmt: skip
     add("--max_frames", type=positive_int, default=3, metavar="N",
         help="pictures of an animation that are sent (default: %(default)s)")  # fmt: skip
-    add("--timeout", type=positive, metavar="S", help=f"seconds for a whole answer (default: {TIMEOUT:g})")
+    add("--timeout", type=positive, metavar="S",
+        help=f"seconds for a whole answer (default: {TIMEOUT:g}), of a batch for each file ({TRANSFER:g})")  # fmt: skip
+    add("--batches", type=positive_int, metavar="N", help=f"batches under way at once (default: {AT_ONCE})")
+    add("--poll", type=positive, metavar="S", help=f"seconds between two looks at them (default: {POLL:g})")
     add(
         "--allow_mixed",
         action="store_true",
@@ -81,6 +88,9 @@ def check_arguments(arguments):
                 raise InputError(f"--{name} has no effect with --provider local; leave it out")
     elif not arguments.model:
         raise InputError(f"--provider {provider} needs --model; names change, so that none is built in")
+    for name in ("batches", "poll"):
+        if getattr(arguments, name) is not None and not provider.endswith(BATCH):
+            raise InputError(f"--{name} is for gemini-batch and openai-batch; leave it out")
     if (arguments.price_input is None) != (arguments.price_output is None):
         raise InputError("--price_input and --price_output are given together or not at all")
     if arguments.max_cost is not None and arguments.price_input is None:
@@ -118,20 +128,23 @@ def make_provider(arguments):
         from preprocess.annotation.local import Local
 
         return Local(arguments.language)
-    settings = {"base_url": arguments.base_url, "timeout": arguments.timeout or TIMEOUT}
-    if arguments.provider == "gemini":
+    in_batches = arguments.provider.endswith(BATCH)
+    family = arguments.provider.removesuffix(BATCH)
+    settings = {"base_url": arguments.base_url, "timeout": arguments.timeout or (TRANSFER if in_batches else TIMEOUT)}
+    key = key_of(*KEYS[family])
+    if family == "gemini":
         from preprocess.annotation.gemini import Gemini
+        from preprocess.annotation.gemini_batch import GeminiBatch
 
-        key = key_of(*KEYS["gemini"])
         if key is None:
             raise InputError("--provider gemini needs a key: set GEMINI_API_KEY or GOOGLE_API_KEY in the environment")
-        return Gemini(arguments.model, key, **settings)
+        return (GeminiBatch if in_batches else Gemini)(arguments.model, key, **settings)
+    from preprocess.annotation.openai_batch import OpenAIBatch
     from preprocess.annotation.openai_compatible import OpenAICompatible
 
-    key = key_of(*KEYS["openai"])
     if key is None and arguments.base_url is None:
         raise InputError("--provider openai needs OPENAI_API_KEY in the environment, or --base_url of a server")
-    return OpenAICompatible(arguments.model, key, **settings)
+    return (OpenAIBatch if in_batches else OpenAICompatible)(arguments.model, key, **settings)
 
 
 def key_of(*names):

@@ -62,13 +62,21 @@ class Asker:
         self.said_why = False  # that it waits
 
     def __call__(self, path, sha256):
+        return self.row(path, sha256, lambda spent: self.ask(self.pictures(path, sha256), spent))
+
+    def pictures(self, path, sha256):
+        """What is sent of an image; Failure if it cannot be read, or is another one by now."""
+        pictures = self.pictures_of(self.folder / path)
+        if sha256_of(self.folder / path) != sha256:
+            raise Failure("unreadable_image", "the file has changed since this call began")
+        return pictures
+
+    def row(self, path, sha256, answer_of):
+        """The row of an image, of the Answer that `answer_of(spent)` gives or of the Failure that it raises."""
         row = replace(self.common, image=path, sha256=sha256)
         spent, secret = Spent(), self.provider.secret
         try:
-            pictures = self.pictures_of(self.folder / path)
-            if sha256_of(self.folder / path) != sha256:
-                raise Failure("unreadable_image", "the file has changed since this call began")
-            answer = self.ask(pictures, spent)
+            answer = answer_of(spent)
             row = replace(row, status="ok", **masked(answer, secret)._asdict())
         except Failure as failure:
             row = replace(row, status=failure.status, error=redacted(str(failure), secret))

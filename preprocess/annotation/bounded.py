@@ -14,8 +14,8 @@ MAX_BYTES = 2**21  # of the server's answer; what a model says in it may have an
 COMPRESSED = {"gzip", "x-gzip", "deflate", "br", "zstd"}
 
 
-def event_hooks(timeout):
-    """Hooks for a client: ask for no compression, and read an answer's body up to MAX_BYTES and for `timeout` seconds.
+def event_hooks(timeout, most=MAX_BYTES):
+    """Hooks for a client: ask for no compression, and read an answer's body up to `most` bytes and `timeout` seconds.
 
     Then, and where it is compressed all the same, they raise Failure, which an SDK may wrap in an error of its own.
     """
@@ -28,22 +28,22 @@ def event_hooks(timeout):
         if COMPRESSED & {each.strip().lower() for each in encodings.split(",")}:  # a few bytes could become gigabytes
             raise Failure("bad_answer", "the server's answer is compressed, which was not asked for")
         library = importlib.import_module(type(response).__module__.partition(".")[0])
-        response.stream = bounded(library.SyncByteStream, response.stream, timeout)
+        response.stream = bounded(library.SyncByteStream, response.stream, timeout, most)
 
     return {"request": [ask_plainly], "response": [bound]}
 
 
-def bounded(base, stream, timeout):
-    """`stream`, which yields bytes, as a `base` that raises Failure after MAX_BYTES and after `timeout` seconds."""
+def bounded(base, stream, timeout, most):
+    """`stream`, which yields bytes, as a `base` that raises Failure after `most` bytes and after `timeout` seconds."""
     ends = time.monotonic() + timeout
 
     class Bounded(base):
         def __iter__(self):
-            left = MAX_BYTES
+            left = most
             for part in stream:
                 left -= len(part)
                 if left < 0:
-                    raise Failure("bad_answer", f"the server's answer has more than {MAX_BYTES:,} bytes")
+                    raise Failure("bad_answer", f"the server's answer has more than {most:,} bytes")
                 if time.monotonic() > ends:
                     raise too_slow(timeout)
                 yield part

@@ -4,7 +4,7 @@ import functools
 import re
 
 from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, Reply, checked_count
-from preprocess.annotation.bounded import event_hooks, within
+from preprocess.annotation.bounded import MAX_BYTES, event_hooks, within
 from preprocess.annotation.server_errors import (
     checked_address,
     checked_key,
@@ -41,6 +41,7 @@ class Gemini:
     """
 
     name = "gemini"
+    most_answer_bytes = MAX_BYTES
 
     def __init__(self, model, key, base_url=None, timeout=120):
         try:
@@ -56,7 +57,7 @@ class Gemini:
         options = {
             "base_url": checked_address(base_url),
             "timeout": round(1000 * timeout),
-            "client_args": {"event_hooks": event_hooks(timeout)},
+            "client_args": {"event_hooks": event_hooks(timeout, self.most_answer_bytes)},
         }
         options = {name: value for name, value in options.items() if value is not None}
         self.client = genai.Client(vertexai=False, api_key=self.secret, http_options=options)
@@ -71,9 +72,7 @@ class Gemini:
     def answer(self, pictures, prompt):
         """The Reply about `pictures`, a list of JPEG files as bytes. Raises Failure, and InputError if no image can
         get an answer."""
-        types = self.types
-        parts = [types.Part.from_bytes(data=picture, mime_type="image/jpeg") for picture in pictures]
-        contents = [types.Content(role="user", parts=[*parts, types.Part(text=prompt)])]
+        contents = self._contents(pictures, prompt)
         try:
             ask = functools.partial(self.client.models.generate_content, config=self.config)
             response = within(self.timeout, functools.partial(ask, model=self.model, contents=contents))
@@ -86,6 +85,11 @@ class Gemini:
         except RecursionError:
             raise Failure("bad_answer", "the server's answer is JSON that is nested too deeply") from None
         return to_reply(response)
+
+    def _contents(self, pictures, prompt):
+        types = self.types
+        parts = [types.Part.from_bytes(data=picture, mime_type="image/jpeg") for picture in pictures]
+        return [types.Content(role="user", parts=[*parts, types.Part(text=prompt)])]
 
     def _meaning(self, error):
         """The Failure or InputError that an error status with Google's details means."""

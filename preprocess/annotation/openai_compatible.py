@@ -10,7 +10,7 @@ import threading
 from tqdm import tqdm
 
 from preprocess.annotation.answer import ANSWER_SCHEMA, Failure, Reply, checked_count, objects_in
-from preprocess.annotation.bounded import event_hooks, within
+from preprocess.annotation.bounded import MAX_BYTES, event_hooks, within
 from preprocess.annotation.server_errors import (
     checked_address,
     checked_key,
@@ -47,6 +47,7 @@ class OpenAICompatible:
     """
 
     name = "openai"
+    most_answer_bytes = MAX_BYTES
 
     def __init__(self, model, key, base_url, timeout=120):
         try:
@@ -60,7 +61,7 @@ class OpenAICompatible:
             base_url=checked_address(base_url),
             timeout=timeout,
             max_retries=0,
-            http_client=openai.DefaultHttpxClient(event_hooks=event_hooks(timeout)),
+            http_client=openai.DefaultHttpxClient(event_hooks=event_hooks(timeout, self.most_answer_bytes)),
         )
         self.refused, self.lock = set(), threading.Lock()
 
@@ -91,6 +92,9 @@ class OpenAICompatible:
                 raise Failure("bad_answer", "the server's answer is not JSON") from None
 
     def _ask(self, pictures, prompt, refused):
+        return self.client.chat.completions.create(**self._request(pictures, prompt, refused))
+
+    def _request(self, pictures, prompt, refused):
         options = {} if TEMPERATURE in refused else {"temperature": 0}
         options["response_format"] = {"type": "json_object"} if SCHEMA in refused else BY_SCHEMA
         if SCHEMA in refused:
@@ -99,7 +103,7 @@ class OpenAICompatible:
         content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         content.append({"type": "text", "text": prompt})
         messages = [{"role": "user", "content": content}]
-        return self.client.chat.completions.create(model=self.model, messages=messages, **options)
+        return {"model": self.model, "messages": messages, **options}
 
     def _note_refusal(self, error, refused):
         """Note what to ask without from now on; raises what the error status means if it is about something else."""
