@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from preprocess.annotation.answer import PASSING, Failure, check_answer
+from preprocess.annotation.answer import Failure, check_answer
 from preprocess.annotation.asking import ATTEMPTS
 from util import InputError, read_json, write_json
 
@@ -64,7 +64,7 @@ class Batches:
     def find_interrupted(self):
         """Those whose submission was interrupted: the provider has them, or nobody has."""
         for batch in [batch for batch in self.noted if not batch["job"]]:
-            batch["job"] = self.asked(self.provider.find, batch["label"])
+            batch["job"] = self.now(self.provider.find, batch["label"])
             if not batch["job"]:
                 self.noted.remove(batch)
         self.note()
@@ -75,7 +75,7 @@ class Batches:
         Returns False where the server takes no further batch now.
         """
         images = {}
-        with tempfile.NamedTemporaryFile(suffix=".jsonl", dir=self.path.parent) as file:
+        with tempfile.NamedTemporaryFile(prefix=".batch-", suffix=".jsonl", dir=self.path.parent) as file:
             while self.waiting and len(images) < self.provider.most_requests:
                 path, sha256 = self.waiting.popleft()
                 try:
@@ -92,19 +92,15 @@ class Batches:
             file.flush()
             if not images:
                 return True
-            batch = {
-                "label": LABEL + uuid.uuid4().hex,
-                "job": "",
-                "file": "",
-                "after": len(self.written),
-                "images": images,
-            }
+            batch = {"label": LABEL + uuid.uuid4().hex, "job": "", "file": ""}
+            batch |= {"after": len(self.written), "images": images}
             self.noted.append(batch)
             self.note()
             try:
                 batch["job"], batch["file"] = self.provider.submit(file.name, batch["label"])
             except Failure as failure:
-                if failure.status not in PASSING or len(self.noted) == 1:
+                # after other failures the server may have it: the next call finds out
+                if failure.status != "rate_limit" or len(self.noted) == 1:
                     raise InputError(f"the batch is not taken: {failure}") from None
                 self.put_back(batch)
                 return False
@@ -121,7 +117,7 @@ class Batches:
 
     def is_over(self, batch):
         """Whether a batch is done. InputError where all of it has failed, by what every other one would meet."""
-        state, reason = self.asked(self.provider.look, batch["job"]) or ("working", "")
+        state, reason = self.look(batch)
         if state == "full" and len(self.noted) > 1:
             self.put_back(batch)
         elif state in ("full", "failed"):
@@ -134,11 +130,11 @@ class Batches:
         """Yield the rows of a batch that is done, and strike it out."""
         have = {row.sha256 for row in self.written[batch["after"] :]}  # of a call that was interrupted here
         images = {sha256: path for sha256, path in batch["images"].items() if sha256 not in have}
-        with tempfile.NamedTemporaryFile(suffix=".jsonl", dir=self.path.parent) as file:
-            for name in self.provider.results(batch["job"]):
+        with tempfile.NamedTemporaryFile(prefix=".batch-", suffix=".jsonl", dir=self.path.parent) as file:
+            for name in self.now(self.provider.results, batch["job"]):
                 file.seek(0)
                 file.truncate()
-                self.provider.download(name, file)
+                self.now(self.provider.download, name, file)
                 file.seek(0)
                 for line in file:
                     sha256, outcome = self.outcome(line)
@@ -161,16 +157,23 @@ class Batches:
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
             return None, None
 
-    def asked(self, function, *arguments):
-        """What a request gives, or None for a failure that may pass; InputError when ATTEMPTS failed in a row."""
+    def look(self, batch):
+        """(state, reason) as the provider gives them; InputError when ATTEMPTS looks in a row have failed."""
         try:
-            result, self.failed_looks = function(*arguments), 0
-            return result
+            found, self.failed_looks = self.provider.look(batch["job"]), 0
+            return found
         except Failure as failure:
             self.failed_looks += 1
-            if self.failed_looks == ATTEMPTS or function == self.provider.find:
-                raise InputError(f"{failure}; the same command goes on") from None
-            return None
+            if self.failed_looks == ATTEMPTS:
+                raise to_go_on(failure) from None
+            return "working", ""
+
+    def now(self, function, *arguments):
+        """What a request gives; InputError where it fails."""
+        try:
+            return function(*arguments)
+        except Failure as failure:
+            raise to_go_on(failure) from None
 
     def note(self):
         """Write what is under way; nothing if that is nothing."""
@@ -178,6 +181,10 @@ class Batches:
             write_json(self.path, {"asked": self.asker.common.asked, "batches": self.noted})
         else:
             self.path.unlink(missing_ok=True)
+
+
+def to_go_on(failure):
+    return InputError(f"{failure}; the same command goes on")
 
 
 def raised(failure):

@@ -178,7 +178,11 @@ def test_where_no_more_fits_the_next_batch_waits(server, images, monkeypatch):
 def test_a_server_that_fails_for_a_moment_is_asked_again(kind, server, images):
     error = {"message": "a moment", "code": 503, "status": "UNAVAILABLE"}
     server.fail["GET", "/v1/batches/batch-0"] = Response({"error": error}, 503)
-    assert run(kind, server, images) == 0 and len(rows(images)) == 7
+    results = "/v1/files/file-1:download" if kind == "gemini-batch" else "/v1/files/file-1/content"
+    server.fail["GET", results] = Response({"error": error}, 503)
+    message = run(kind, server, images)
+    assert "a moment" in message and "the same command goes on" in message and not server.fail
+    assert run(kind, server, images) == 0 and len(rows(images)) == 7 and len(server.jobs) == 1
 
 
 def test_images_of_an_expired_batch_are_left(kind, server, images):
