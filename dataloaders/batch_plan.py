@@ -34,7 +34,13 @@ class BatchPlan:
     @classmethod
     def of(cls, args: argparse.Namespace, split: Split, processes: int) -> "BatchPlan":
         """The plan that the flags describe for a train split."""
-        return cls(len(split), args.batch_size, args.gradient_accumulation_steps, processes, args.seed)
+        plan = cls(len(split), args.batch_size, args.gradient_accumulation_steps, processes, args.seed)
+        if args.memory_batch and args.memory_batch >= plan.share:
+            raise InputError(
+                f"--memory_batch {args.memory_batch} saves no memory: a process has {plan.share} records at a time "
+                "(--batch_size by processes and --gradient_accumulation_steps)"
+            )
+        return plan
 
     def permutation(self, epoch: int) -> list[int]:
         """The order of the records in an epoch, as indices."""

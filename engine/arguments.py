@@ -49,6 +49,7 @@ NOT_CHECKED_ON_RESUME = {  # flags that may differ between a run and its resumpt
     "test_csv",
     "features_path",
     "num_thread_reader",
+    "memory_batch",
     "n_display",
     "save_steps",
     "image_cache",
@@ -66,6 +67,7 @@ TRAINING_ONLY = {
     "epochs",
     "batch_size",
     "gradient_accumulation_steps",
+    "memory_batch",
     "lr",
     "coef_lr",
     "fusion_lr",
@@ -345,6 +347,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="global: over all processes and accumulation steps",
     )
     group.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="the loss sees one piece")
+    group.add_argument(
+        "--memory_batch",
+        type=positive_int,
+        metavar="N",
+        help="towers run on N texts or memes at a time, twice: the whole batch's step in less memory, a third slower. "
+        "For a batch that does not fit; accumulation gives that up for another, smaller loss",
+    )
     group.add_argument("--lr", type=non_negative, default=1e-4, help="of the new parts")
     group.add_argument(
         "--coef_lr",

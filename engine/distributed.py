@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -384,6 +384,16 @@ def gather(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         else:
             gathered[name] = _Gather.apply(tensor)
     return gathered
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average each parameter's gradient over the processes, as `data_parallel` does in a backward pass."""
+    if not dist.is_initialized():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+        work.wait()
+    torch._foreach_div_(gradients, world_size())
 
 
 def data_parallel(module: Module, device: torch.device) -> Module | DistributedDataParallel:

@@ -20,6 +20,7 @@ from dataloaders.meme_dataset import SplitData
 from dataloaders.meme_records import fingerprint
 from engine import checkpoint, distributed, run_record, stop_signals
 from engine.arguments import fits_each_epoch
+from engine.memory_batch import TowersInPieces
 from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from engine.output_folder import settle
 from engine.tensorboard_curves import TensorBoardCurves
@@ -204,7 +205,11 @@ class Trainer:
         step_module = TrainingStep(
             self.model, stage.weights, self.record_keys, len(self.train_data.split.memes), args.cdcr_lambda
         )
-        parallel = distributed.data_parallel(step_module, self.device)
+        parallel: TrainingStep | distributed.DistributedDataParallel = step_module
+        if args.memory_batch:  # many backward passes: the gradients are averaged when all are done
+            distributed.copy_from_main(self.model)
+        else:
+            parallel = distributed.data_parallel(step_module, self.device)
         total_steps = self.plan.steps_per_epoch * args.epochs
         loader = train_loader(
             args,
@@ -281,14 +286,24 @@ class Trainer:
         for piece in range(pieces):
             last = piece == pieces - 1
             silent = contextlib.nullcontext() if last or isinstance(parallel, TrainingStep) else parallel.no_sync()
+            batch = to_device(self.train_features.join(next(batches)), self.device)
+            towers = None
+            if self.args.memory_batch:
+                assert isinstance(parallel, TrainingStep)
+                towers = TowersInPieces(parallel, batch, self.args.memory_batch)
+                batch |= towers.features
             with silent:
-                loss, losses = parallel(to_device(self.train_features.join(next(batches)), self.device))
-                # data_parallel averages over the processes, while their shares of the loss add up
+                loss, losses = parallel(batch)
+                # gradients are averaged over the processes, while their shares of the loss add up
                 scaler.scale(loss * distributed.world_size() / pieces).backward()
+            if towers is not None:
+                towers.backward()
             for name, value in {"total": loss.detach(), **losses}.items():
                 sums[name] = sums.get(name, 0) + value / pieces
-        scaler.unscale_(optimizer)
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if self.args.memory_batch:
+            distributed.average_gradients(trained)
+        scaler.unscale_(optimizer)
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(trained, self.args.max_grad_norm)
         scaler.step(optimizer)
         scaler.update()

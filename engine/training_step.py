@@ -37,15 +37,14 @@ class TrainingStep(nn.Module):
         self.model = model
         self.weights = {name: weight for name, weight in zip(SCORES, weights, strict=True) if weight}
         self.number_of_memes = number_of_memes
-        self.cdcr_lambda = cdcr_lambda if {"fused", "qi"} & self.weights.keys() else 0.0  # it reads the image side
+        self.reads_images = bool({"fused", "qi"} & self.weights.keys())
+        self.cdcr_lambda = cdcr_lambda if self.reads_images else 0.0
         self.register_buffer("record_keys", record_keys, persistent=False)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         names = tuple(self.weights)
         queries = self.model.encode_queries(batch["query_ids"], batch["query_mask"], known_text(batch, "query"))
-        memes = self.model.encode_memes(
-            batch, image=bool({"fused", "qi"} & set(names)), caption=bool({"fused", "qc"} & set(names))
-        )
+        memes = self.model.encode_memes(batch, image=self.reads_images, caption=bool({"fused", "qc"} & set(names)))
         drawn = {name: memes.pop(name) for name in list(memes) if name.startswith("drawn_")}
         drawn = {name.removeprefix("drawn_"): tensor for name, tensor in drawn.items()}
         own = {"topic": batch["topic"], "meme": batch["meme"], "row": self._own_rows(len(batch["topic"]))}

@@ -17,6 +17,7 @@ from modules.caption_similarity import CaptionPooling
 from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
 from modules.fusion import Fusion
 from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
+from modules.tower_pieces import Texts
 from modules.transformer import attendable, masked_mean
 
 TextFeatures = tuple[
@@ -39,6 +40,17 @@ def known_text(batch: Mapping[str, torch.Tensor], kind: str) -> TextFeatures | N
     """What a frozen text tower gave for a batch's `query` or `caption` texts, where it was asked before, or None."""
     sentence = batch.get(f"{kind}_sentence")
     return None if sentence is None else (batch.get(f"{kind}_words"), sentence)
+
+
+def encoded_captions(mask: torch.Tensor) -> torch.Tensor:
+    """Which captions of mask (B, K, L) the text tower is asked for: (B, K), the present ones.
+
+    Where there is none it is the first place, since the tower never runs on nothing; what it gives is then masked.
+    """
+    present = mask.any(dim=2)
+    encoded = present.clone()
+    encoded[0, 0] |= ~present.any()
+    return encoded
 
 
 class IEF(nn.Module):
@@ -137,9 +149,7 @@ class IEF(nn.Module):
     def _captions(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
         """The present captions' words (N, L, d), where they are read, sentence features (B, K, d) and mask (B, K)."""
         ids, mask = batch["caption_ids"], batch["caption_mask"]
-        present = mask.any(dim=2)
-        encoded = present.clone()
-        encoded[0, 0] |= ~present.any()  # the tower never runs on nothing; what it then gives is masked everywhere
+        present, encoded = mask.any(dim=2), encoded_captions(mask)
         reads_words = self.reads_words and "drawn_caption" in batch
         known = known_text(batch, "caption")
         words, sentence = self._text(ids[encoded], attendable(mask[encoded]), known, reads_words)
@@ -210,6 +220,24 @@ class IEF(nn.Module):
         """Token ids and mask (N, L) -> words (N, L, w), sentence (N, w), as the text tower gives them."""
         words, sentence = self._tower(self.backbone.text_features, ids, mask)
         return words, sentence
+
+    def texts_to_ask(self, batch: Mapping[str, torch.Tensor]) -> list[Texts]:
+        """The texts of a batch of records that the text tower was not asked for yet, queries before captions."""
+        texts = []
+        if known_text(batch, "query") is None:
+            texts.append(Texts("query", batch["query_ids"], batch["query_mask"], self.reads_words))
+        if self.wiring.reads_captions and known_text(batch, "caption") is None:
+            ids, mask = batch["caption_ids"], batch["caption_mask"]
+            encoded = encoded_captions(mask)
+            reads_words = self.reads_words and "drawn_caption" in batch
+            texts.append(Texts("caption", ids[encoded], attendable(mask[encoded]), reads_words))
+        return texts
+
+    def trains(self, tower: str) -> bool:
+        """Whether anything that the `text` or the `image` tower's features depend on is trained."""
+        parts = (self.emotion_vectors, self.emotion_fusion) if tower == "image" else ()
+        of_emotions = (parameter for part in parts if part is not None for parameter in part.parameters())
+        return not self.backbone.is_frozen(tower) or any(parameter.requires_grad for parameter in of_emotions)
 
     def similarities(
         self,

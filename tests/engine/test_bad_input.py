@@ -404,6 +404,10 @@ def test_published_weights_that_are_not_there(place, refused):
             ["--batch_size", "8", "--gradient_accumulation_steps", "3"],
             "--batch_size 8 is global and must divide",
         ),
+        (
+            ["--batch_size", "8", "--gradient_accumulation_steps", "2", "--memory_batch", "4"],
+            "--memory_batch 4 saves no memory: a process has 4 records at a time",
+        ),
         (["--max_words", "78"], "--max_words 78 is more than the text tower's context of 77 tokens"),
         (["--max_caption_words", "78"], "--max_caption_words 78 is more than the text tower's context of 77 tokens"),
         (["--max_grad_norm", "0"], "--max_grad_norm 0"),

@@ -62,6 +62,14 @@ SETTINGS = {
 }
 # an epoch of 3 steps, unclipped; in evaluation each process takes 3 of a batch of 7
 BATCHES = ["--batch_size", "16", "--epochs", "1", "--max_grad_norm", "1e9", "--batch_size_val", "7"]
+IN_PIECES = (  # of --memory_batch 3, and compared with the plain step
+    "instance",
+    "few captions",
+    "pieces, cdcr, augmentation",
+    "tightTransf",
+    "query fusion",
+    "staged, qc",
+)
 EVALUATED = ("channel", "patch tokens", "tightTransf", "qc")
 
 
@@ -78,16 +86,20 @@ def work(folder, names, processes):
     for name in names:
         flags = [str(folder / flag) if flag.endswith(".csv") else flag for flag in SETTINGS[name]]
         args, data, model = prepared(place.flags("unused", *BATCHES, *flags))
-        found[name, torch.float32] = take_steps(args, data, copy.deepcopy(model), torch.float32)
+        found[name, torch.float32] = take_steps(args, data, copy.deepcopy(model), 1)
         if name in EVALUATED:
             found[name, "evaluation"] = evaluation(args, data, model)
-        found[name, torch.float64] = take_steps(args, data, model.double(), torch.float64)
+        if name in IN_PIECES:
+            args.memory_batch = 3
+            found[name, "in pieces"] = take_steps(args, data, copy.deepcopy(model).double(), 1)
+            args.memory_batch = None
+        found[name, torch.float64] = take_steps(args, data, model.double(), 3)
     torch.save(found, folder / f"found_{processes}_{distributed.rank()}.pt")
     distributed.tear_down()
 
 
-def take_steps(args, data, model, dtype):
-    """Run the training loop for an epoch of 3 steps (in float32 for 1): gradients of the first, parameters, losses."""
+def take_steps(args, data, model, steps):
+    """Run the training loop for an epoch of 3 steps, or for the first: gradients of the first, parameters, losses."""
     trainer = train_loop.Trainer(
         args, model, data["train"], data["val"], torch.device("cpu"), logging.Logger("quiet", logging.ERROR)
     )
@@ -106,7 +118,7 @@ def take_steps(args, data, model, dtype):
     def look(*_):
         if not gradients:
             gradients.update({n: kept(n, p.grad) for n, p in model.named_parameters() if p.grad is not None})
-            if dtype == torch.float32:
+            if steps == 1:
                 raise Enough
 
     def to_device(batch, device):
@@ -179,6 +191,15 @@ def test_three_steps_in_float64_end_at_the_same_parameters(found, name):
     moved = [n for n, gradient in one["gradients"].items() if gradient.abs().max() > 1e-9]
     assert len(moved) > len(one["gradients"]) / 2
     assert two["losses"] == pytest.approx(one["losses"], abs=2e-6)  # they are rounded to six digits
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("name", IN_PIECES)
+def test_in_pieces_each_gradient_is_that_of_the_whole_batch(found, name, processes):
+    whole, pieces = found[1, 0][name, torch.float64], found[processes, 0][name, "in pieces"]
+    assert pieces["gradients"].keys() == whole["gradients"].keys()
+    for parameter, gradient in whole["gradients"].items():
+        torch.testing.assert_close(pieces["gradients"][parameter], gradient, rtol=1e-9, atol=1e-9, msg=parameter)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
