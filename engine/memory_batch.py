@@ -26,9 +26,9 @@ class TowersInPieces:
         texts = model.texts_to_ask(batch)
         pieces: dict[str, list[Piece]] = {"text": [], "image": []}
         if texts:
-            by_length = np.argsort(-lengths_of(texts), kind="stable")
-            groups = np.split(by_length, range(size, len(by_length), size))
-            pieces["text"] = list(text_pieces(model.text_features, texts, groups))
+            lengths = lengths_of(texts)
+            groups = np.split(np.argsort(-lengths, kind="stable"), range(size, len(lengths), size))
+            pieces["text"] = list(text_pieces(model.text_features, texts, lengths, groups))
         if step.reads_images and "pixels" in batch:
             pieces["image"] = list(image_pieces(model.frame_features, batch, size))
         self.features: dict[str, torch.Tensor] = {}

@@ -43,6 +43,7 @@ class TrainingStep(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         names = tuple(self.weights)
+        batch = batch | self.model.encode_texts(batch)
         queries = self.model.encode_queries(batch["query_ids"], batch["query_mask"], known_text(batch, "query"))
         memes = self.model.encode_memes(batch, image=self.reads_images, caption=bool({"fused", "qc"} & set(names)))
         drawn = {name: memes.pop(name) for name in list(memes) if name.startswith("drawn_")}

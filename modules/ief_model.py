@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,9 +18,18 @@ from modules.caption_similarity import CaptionPooling
 from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
 from modules.fusion import Fusion
 from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
-from modules.tower_pieces import Texts
+from modules.tower_pieces import (
+    Texts,
+    groups_of_like_length,
+    lengths_of,
+    put_together,
+    sizes_of,
+    text_pieces,
+)
 from modules.transformer import attendable, masked_mean
 
+GROUP_COST = {"cpu": 64}  # tokens that one more run of the text tower costs, in its launches and its weights' traffic
+GROUP_COST_ELSEWHERE = 4096
 TextFeatures = tuple[
     torch.Tensor | None, torch.Tensor
 ]  # words (N, L, w), None where they are not read; sentence (N, w)
@@ -94,11 +104,9 @@ class IEF(nn.Module):
         dtype = self.backbone.logit_scale.dtype
         return one.to(dtype), None if other is None else other.to(dtype)
 
-    def _text(
-        self, ids: torch.Tensor, mask: torch.Tensor, known: TextFeatures | None, reads_words: bool
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Texts, ids and mask (N, L) -> words (N, L, d), None where they are not read, and sentence (N, d)."""
-        words, sentence = known or self.text_features(ids, mask)
+    def _projected(self, texts: TextFeatures, reads_words: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The text tower's features -> words (N, L, d), None where they are not read, and sentence (N, d)."""
+        words, sentence = texts
         assert words is not None or not reads_words
         projected = self.backbone.project_text(words) if words is not None and reads_words else None
         return projected, self.backbone.project_text(sentence)
@@ -111,7 +119,7 @@ class IEF(nn.Module):
         `sentence` (B, d): the sentence feature at length 1; with a token interaction also `words` (B, L, d) and
         `word_weight` (B, L). `known`: what the text tower gives for these texts, where that was computed before.
         """
-        words, sentence = self._text(ids, mask, known, self.reads_words)
+        words, sentence = self._projected(known or self.text_features(ids, mask), self.reads_words)
         return self._query_side(words, sentence, mask)
 
     def _query_side(
@@ -148,11 +156,11 @@ class IEF(nn.Module):
 
     def _captions(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
         """The present captions' words (N, L, d), where they are read, sentence features (B, K, d) and mask (B, K)."""
-        ids, mask = batch["caption_ids"], batch["caption_mask"]
+        mask = batch["caption_mask"]
         present, encoded = mask.any(dim=2), encoded_captions(mask)
-        reads_words = self.reads_words and "drawn_caption" in batch
-        known = known_text(batch, "caption")
-        words, sentence = self._text(ids[encoded], attendable(mask[encoded]), known, reads_words)
+        texts = known_text({**batch, **self.encode_texts(batch, ("caption",))}, "caption")
+        assert texts is not None
+        words, sentence = self._projected(texts, self.reads_words and "drawn_caption" in batch)
         sentences = sentence.new_zeros(*present.shape, sentence.shape[-1])
         sentences[encoded] = sentence
         return words, sentences, present
@@ -221,12 +229,31 @@ class IEF(nn.Module):
         words, sentence = self._tower(self.backbone.text_features, ids, mask)
         return words, sentence
 
-    def texts_to_ask(self, batch: Mapping[str, torch.Tensor]) -> list[Texts]:
-        """The texts of a batch of records that the text tower was not asked for yet, queries before captions."""
+    def encode_texts(
+        self, batch: Mapping[str, torch.Tensor], kinds: Collection[str] = ("query", "caption")
+    ) -> dict[str, torch.Tensor]:
+        """What the text tower gives for a batch's texts, where it was not asked before: what `known_text` reads.
+
+        They go through it in groups of like length, queries and captions together.
+        """
+        texts = self.texts_to_ask(batch, kinds)
+        if not texts:
+            return {}
+        lengths = lengths_of(texts)
+        groups = [np.arange(len(lengths))]
+        if not self.backbone.reads_padding:
+            cost = GROUP_COST.get(texts[0].ids.device.type, GROUP_COST_ELSEWHERE)
+            groups = groups_of_like_length(lengths, cost)
+        return put_together(text_pieces(self.text_features, texts, lengths, groups), sizes_of(texts, batch))
+
+    def texts_to_ask(
+        self, batch: Mapping[str, torch.Tensor], kinds: Collection[str] = ("query", "caption")
+    ) -> list[Texts]:
+        """A batch's texts that the text tower was not asked for yet, queries before captions."""
         texts = []
-        if known_text(batch, "query") is None:
+        if "query" in kinds and known_text(batch, "query") is None:
             texts.append(Texts("query", batch["query_ids"], batch["query_mask"], self.reads_words))
-        if self.wiring.reads_captions and known_text(batch, "caption") is None:
+        if "caption" in kinds and self.wiring.reads_captions and known_text(batch, "caption") is None:
             ids, mask = batch["caption_ids"], batch["caption_mask"]
             encoded = encoded_captions(mask)
             reads_words = self.reads_words and "drawn_caption" in batch

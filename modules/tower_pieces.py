@@ -1,4 +1,4 @@
-"""The towers asked for a batch piece by piece: texts in groups, the images of a few memes at a time.
+"""The towers asked for a batch piece by piece: texts in groups of like length, the images of a few memes at a time.
 
 A piece is a function without arguments. It gives {name of a feature: (rows, features)}: what a batch that was asked
 before holds under that name (`IEF.encode_memes`), of the rows which are this piece's.
@@ -33,13 +33,32 @@ def lengths_of(texts: Sequence[Texts]) -> np.ndarray:
     return torch.cat([kind.mask.sum(dim=1) for kind in texts]).cpu().numpy()
 
 
-def text_pieces(tower: TextFunction, texts: Sequence[Texts], groups: Iterable[np.ndarray]) -> Iterator[Piece]:
-    """Yields a piece for each group of texts, which are numbered as in `lengths_of`.
+def groups_of_like_length(lengths: np.ndarray, cost: int) -> list[np.ndarray]:
+    """Texts of so many tokens (N,) in one, two or three groups that together have the fewest, padding included.
+
+    cost: the tokens that a further group has to save. Each group is an array of the texts' numbers, in their order.
+    """
+    kinds, counts = np.unique(lengths, return_counts=True)
+    longest, ends = np.concatenate([[0], kinds]), np.concatenate([[0], counts.cumsum()])
+    place = np.arange(len(ends))
+    first, last = place[:, None], place[None, :]
+    padded = (ends[last] - ends[first]) * longest[last] + cost * (first < last)  # of a group from the one to the other
+    padded = np.where(first <= last, padded, np.iinfo(np.int64).max // 4)
+    total = padded[0][:, None] + padded + padded[:, -1][None, :]
+    cuts = ends[list(np.unravel_index(total.argmin(), total.shape))]
+    by_length = np.split(np.argsort(lengths, kind="stable"), cuts)
+    return [np.sort(group) for group in by_length if len(group)]
+
+
+def text_pieces(
+    tower: TextFunction, texts: Sequence[Texts], lengths: np.ndarray, groups: Iterable[np.ndarray]
+) -> Iterator[Piece]:
+    """Yields a piece for each group of texts, which are numbered as in `lengths`, the texts' own.
 
     Texts of all kinds go through the tower together, no longer than the longest of their group. `tower`: ids and mask
     (n, L) -> words (n, L, w), sentence (n, w).
     """
-    lengths, ends = lengths_of(texts), np.cumsum([len(kind.ids) for kind in texts])
+    ends = np.cumsum([len(kind.ids) for kind in texts])
     for group in groups:
         longest = int(lengths[group].max())
         of_kind = np.searchsorted(ends, group, side="right")

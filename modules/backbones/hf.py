@@ -160,6 +160,7 @@ class HuggingFace(Backbone):
         self.patches = (image["image_size"] // image["patch_size"]) ** 2
         sentence = FAMILIES[config["model_type"]].sentence
         self.text = TextTower(model.text_model, projection, sentence, tokenizer, self.context_length)
+        self.reads_padding = projection is None
         if vision:
             self.visual = ImageTower(model.vision_model, getattr(model, "visual_projection", None))
         self.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(()))

@@ -105,13 +105,14 @@ class OpenClip(Backbone):
             self.visual = image_tower(towers.visual)
         encoder = settings["encoder"] is not None
         self.text = HuggingFaceText(towers.text, self._pad_id) if encoder else TextTower(towers.text)
+        self.reads_padding = self.text.reads_padding
         self.logit_scale = nn.Parameter(towers.logit_scale.detach().reshape(()))
         self.eval()
         if vision:
             self.patches = self._count_patches()
 
     def text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        length = self.context_length if self.text.reads_padding else ids.shape[1]
+        length = self.context_length if self.reads_padding else ids.shape[1]
         padded = ids.new_full((len(ids), length), self._pad_id)
         padded[:, : ids.shape[1]] = torch.where(mask, ids, self._pad_id)
         words, sentence = self.text(padded)

@@ -104,6 +104,7 @@ class Backbone(nn.Module):
     context_length: int  # the most tokens of a text, start and end included
     image_input: ImageInput
     patches: int  # P
+    reads_padding: bool = False  # whether the text tower brings each text to its context, and reads what fills it up
     frozen_by_default: bool = False  # whether only `--tune_towers` trains the towers
     new_parts: tuple[str, ...] = ()  # prefixes of the parameters that no published weights belong to
 

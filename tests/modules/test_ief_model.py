@@ -110,7 +110,8 @@ def test_gradients_do_not_see_the_contents_of_padding():
         step(batch_of(records, 1, garbage))[0].backward()
         gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
-        assert gradient.isfinite().all() and gradient.abs().max() > 0, name
+        before_softmax = name.endswith("_weights.network.2.bias")  # 0 but for rounding
+        assert gradient.isfinite().all() and (before_softmax or gradient.abs().max() > 0), name
         for other in gradients[1:]:
             assert torch.equal(gradient, other[name]), name
 

@@ -136,6 +136,9 @@ class FeaturesOnly(nn.Module):
         self.drawn_present = drawn_present
         self.asked = set()
 
+    def encode_texts(self, batch):
+        return {}
+
     def encode_queries(self, ids, mask, known):
         return {"sentence": self.sentence}
 
