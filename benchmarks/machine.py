@@ -4,6 +4,7 @@ import dataclasses
 import os
 import socket
 import time
+from pathlib import Path
 
 import torch
 import torch.multiprocessing
@@ -76,6 +77,21 @@ def synchroniser(device):
 def peak_memory_mib():
     """Peak resident memory of this process, nan where the system does not say it."""
     return host_memory_mib() or float("nan")
+
+
+def reset_peak(device):
+    """Forget the peak memory so far, for `peak_mib`: of a GPU, or of this process on Linux."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib(device):
+    """Peak memory since `reset_peak`: of a GPU, else of this process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_memory_mib()
 
 
 def peak_memory(device):

@@ -1,22 +1,38 @@
 """One joint training step of IEF on ViT-B/32, against the machine's matrix-product rate in the same run.
 
-    python -m benchmarks.train_step [--batch_size 16] [--words 32] [--captions 1] [--device cpu] [--precision fp32]
+    python -m benchmarks.train_step [--batch_size 16] [--lengths imgflip] [--device cpu] [--precision fp32]
+    python -m benchmarks.train_step --memory_batch 16 [--timed_batch 64] [--large_batch 256]
 
-The arithmetic is counted by torch's FlopCounterMode while the step runs, not estimated. The weights are random. With
---reading_steps N, as many steps are also taken on batches that loader processes read from JPEG files, and the share of
-the time is told that these steps wait for data.
+Queries and captions are as long as those of real memes (LENGTHS). The arithmetic is counted by torch's FlopCounterMode
+while the step runs, not estimated. The weights are random. Beside it: the same batches with the texts in one pass of
+queries and one of captions, each padded to its longest. --memory_batch also measures steps in pieces: their time
+against one pass, and their peak memory against that of a batch as large as a piece. With --reading_steps N, as many
+steps are also taken on batches that loader processes read from JPEG files, and the share of the time is told that these
+steps wait for data.
 """
 
 import os
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import Figure, describe, gemm_rate, peak_memory, seconds_of, show, synchroniser
+from benchmarks.machine import (
+    Figure,
+    describe,
+    gemm_rate,
+    peak_memory,
+    peak_mib,
+    reset_peak,
+    seconds_of,
+    show,
+    synchroniser,
+)
+from modules import ief_model
 from modules.backbones.openai import CLIP, ClipSizes
 from util import Parser, program
 
@@ -29,20 +45,46 @@ VIT_B_32 = ClipSizes(
     text_width=512,
     text_layers=12,
 )
+# Tokens of a text by CLIP's tokenizer, start and end included: the 0th, 5th, ... 100th percentile. imgflip: the titles
+# of 5,863 memes of ImgFlip575K, and what `preprocess.imgflip` makes their captions. memecap: what 1,311 memes of
+# MemeCap mean to say (`--query meaning`), and 1,326 captions of what is seen on them.
+# Queries are cut at 32, captions at 77.
+LENGTHS = {
+    "imgflip": {
+        "query": [2, 4, 4, 5, 5, 5, 6, 6, 6, 6, 7, 7, 8, 8, 9, 10, 11, 12, 14, 17, 32],
+        "caption": [22, 30, 32, 34, 35, 36, 37, 38, 39, 39, 40, 41, 42, 43, 44, 46, 47, 49, 51, 54, 77],
+    },
+    "memecap": {
+        "query": [6, 11, 13, 13, 14, 15, 16, 17, 17, 18, 19, 20, 20, 21, 22, 23, 24, 25, 27, 30, 32],
+        "caption": [4, 8, 10, 10, 11, 11, 12, 13, 13, 14, 14, 15, 16, 16, 17, 18, 20, 22, 24, 28, 51],
+    },
+}
 FILES, FILE_SIZE = 64, 480  # of the JPEGs that are read, each by many memes
 NOT_COUNTED = 3  # steps at the start of reading: the loader's processes fill their queues
 
 
-def make_batch(sizes, batch_size, words, captions, device):
-    """Random stills, full-length queries and captions."""
-    generator = torch.Generator().manual_seed(0)
+def draw_lengths(kind, number, lengths, draw):
+    """Tokens of so many texts, drawn of a distribution by its percentiles: (number,) int."""
+    percentiles = LENGTHS[lengths][kind]
+    return np.interp(draw.uniform(0, 1, number), np.linspace(0, 1, len(percentiles)), percentiles).round().astype(int)
 
-    def ids(*shape):
-        return torch.randint(1, 49000, shape, generator=generator).to(device)
 
+def make_batch(sizes, batch_size, lengths, captions, device, seed=0):
+    """Random stills, queries and captions."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = np.random.default_rng(seed)
+
+    def texts(kind, *shape):
+        """Ids and mask (*shape, L)."""
+        long = torch.from_numpy(draw_lengths(kind, int(np.prod(shape)), lengths, draw)).view(*shape, 1)
+        mask = torch.arange(int(long.max())) < long
+        return torch.randint(1, 49000, mask.shape, generator=generator).to(device), mask.to(device)
+
+    query_ids, query_mask = texts("query", batch_size)
+    caption_ids, caption_mask = texts("caption", batch_size, captions)
     return {
-        "query_ids": ids(batch_size, words),
-        "query_mask": torch.ones(batch_size, words, dtype=torch.bool, device=device),
+        "query_ids": query_ids,
+        "query_mask": query_mask,
         "topic": torch.arange(batch_size, device=device),
         "meme": torch.arange(batch_size, device=device),
         "pixels": torch.randint(
@@ -50,8 +92,8 @@ def make_batch(sizes, batch_size, words, captions, device):
         ).to(device),
         "frame_mask": torch.ones(batch_size, 1, dtype=torch.bool, device=device),
         "emotions": torch.zeros(batch_size, 1, dtype=torch.long, device=device),
-        "caption_ids": ids(batch_size, captions, words),
-        "caption_mask": torch.ones(batch_size, captions, words, dtype=torch.bool, device=device),
+        "caption_ids": caption_ids,
+        "caption_mask": caption_mask,
         "row_key": torch.arange(batch_size, device=device),
     }
 
@@ -75,24 +117,94 @@ def make_model(flags, sizes=None):
     return args, model
 
 
-def make_step(args, model, batch_size, device):
-    """step(batch): what engine/train_loop.py does with one batch."""
+def make_step(args, model, device):
+    """step(batch, size=None): what engine/train_loop.py does with one batch, with --memory_batch `size`."""
+    from engine.memory_batch import TowersInPieces
     from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
     from engine.training_step import TrainingStep
 
     optimizer = make_optimizer(parameter_groups(model, args.lr, 1e-3, args.fusion_lr, args.weight_decay))
-    keys = torch.arange(batch_size, device=device) * (batch_size + 1)
-    step_module = TrainingStep(model, args.loss_weights, keys, batch_size)
+    memes = 2**20
+    step_module = TrainingStep(model, args.loss_weights, torch.arange(2**12, device=device) * (memes + 1), memes)
 
-    def step(batch):
+    def step(batch, size=None):
         set_learning_rate(optimizer, 100, 1000, 0.1)
-        loss, _ = step_module(batch)
+        towers = None if size is None else TowersInPieces(step_module, batch, size)
+        loss, _ = step_module(batch if towers is None else batch | towers.features)
         loss.backward()
+        if towers is not None:
+            towers.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
+
+
+def one_pass(number):
+    """Within it a batch of so many records has its queries in one group and its captions in another."""
+    groups = lambda lengths, cost: [np.arange(number), np.arange(number, len(lengths))]  # noqa: E731
+    return mock.patch.object(ief_model, "groups_of_like_length", groups)
+
+
+def side_by_side(ours, others, repeats, synchronise):
+    """(seconds of `ours(number)`, of `others(number)`): medians over calls in turn, after one each not counted."""
+    times = []
+    for number in [0, *range(repeats)]:
+        for function in (ours, others):
+            synchronise()
+            started = time.perf_counter()
+            function(number)
+            synchronise()
+            times.append(time.perf_counter() - started)
+    return [float(np.median(times[first::2])) for first in (2, 3)]
+
+
+def in_groups(options, step, device):
+    """The Figure of batches whose texts go through the tower in groups."""
+    batches = [
+        make_batch(VIT_B_32, options.batch_size, options.lengths, options.captions, device, seed)
+        for seed in range(options.repeats)
+    ]
+
+    def whole(number):
+        with one_pass(options.batch_size):
+            step(batches[number])
+
+    grouped, plain = side_by_side(lambda number: step(batches[number]), whole, options.repeats, synchroniser(device))
+    texts = [batch[f"{kind}_mask"].flatten(0, -2) for batch in batches for kind in ("query", "caption")]
+    real, padded = (sum(int(function(mask)) for mask in texts) for function in (torch.sum, torch.numel))
+    return Figure(
+        f"the same on {options.repeats} batches, texts in groups of like length",
+        f"{grouped:.3f} s",
+        f"one pass each of queries and captions {plain:.3f} s ({padded:,} tokens, of which {real:,} are no padding)",
+        f"{plain / grouped:.2f} times as fast",
+    )
+
+
+def in_pieces(options, step, device):
+    """The Figures of --memory_batch: yields its peak memory, then its time."""
+    size, synchronise = options.memory_batch, synchroniser(device)
+    peaks = []
+    for number, pieces in ((size, None), (options.large_batch, size)):
+        batch = make_batch(VIT_B_32, number, options.lengths, options.captions, device)
+        reset_peak(device)
+        step(batch, pieces)
+        peaks.append(peak_mib(device))
+    yield Figure(
+        f"batch {options.large_batch} with --memory_batch {size}, peak memory",
+        f"{peaks[1]:,.0f} MiB",
+        f"batch {size} in one pass {peaks[0]:,.0f} MiB",
+        f"{peaks[1] / peaks[0]:.2f}",
+    )
+    batch = make_batch(VIT_B_32, options.timed_batch, options.lengths, options.captions, device)
+    pieces, whole = side_by_side(lambda _: step(batch, size), lambda _: step(batch), options.repeats, synchronise)
+    yield Figure(
+        f"batch {options.timed_batch} with --memory_batch {size}",
+        f"{pieces:.3f} s",
+        f"in one pass {whole:.3f} s",
+        f"{pieces / whole:.2f} times its time",
+    )
 
 
 def reading_loader(args, folder, options):
@@ -111,10 +223,16 @@ def reading_loader(args, folder, options):
     for number in range(FILES):
         cv2.imwrite(str(folder / f"{number}.jpg"), draw_photograph(FILE_SIZE, FILE_SIZE, draw))
     steps, size = options.reading_steps + NOT_COUNTED, options.batch_size
-    text = "cat " * (options.words - 2)
-    memes = [Meme(str(i), f"{i % FILES}.jpg", (text,) * options.captions, ("happy",), "") for i in range(size * steps)]
+
+    def texts(kind):
+        return ["cat " * (tokens - 2) for tokens in draw_lengths(kind, size * steps, options.lengths, draw)]
+
+    memes = [
+        Meme(str(i), f"{i % FILES}.jpg", (text,) * options.captions, ("happy",), "")
+        for i, text in enumerate(texts("caption"))
+    ]
     own = np.arange(len(memes))
-    split = Split("train", list(map(str, own)), [text] * len(memes), memes, own, own)
+    split = Split("train", list(map(str, own)), texts("query"), memes, own, own)
     images = MemeImages(
         folder,
         {
@@ -159,8 +277,8 @@ def measure(options):
     args, model = make_model([])
     model.to(device).train()
     model.tower_dtype = torch.bfloat16 if options.precision == "bf16" else None
-    step = make_step(args, model, options.batch_size, device)
-    batch = make_batch(VIT_B_32, options.batch_size, options.words, options.captions, device)
+    step = make_step(args, model, device)
+    batch = make_batch(VIT_B_32, options.batch_size, options.lengths, options.captions, device)
     with FlopCounterMode(display=False) as counter:
         step(batch)
     flop = counter.get_total_flops()
@@ -177,6 +295,9 @@ def measure(options):
         f"{flop / seconds / rate:.1%}",
     )
     yield Figure(f"{name}, peak memory", peak_memory(device))
+    yield in_groups(options, step, device)
+    if options.memory_batch:
+        yield from in_pieces(options, step, device)
     if options.reading_steps:
         with tempfile.TemporaryDirectory() as folder:
             share, records = waiting_share(reading_loader(args, Path(folder), options), step, device)
@@ -191,8 +312,11 @@ def measure(options):
 def main(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--words", type=int, default=32, help="tokens of each query and caption")
+    parser.add_argument("--lengths", choices=LENGTHS, default="imgflip", help="whose texts' lengths the texts have")
     parser.add_argument("--captions", type=int, default=1)
+    parser.add_argument("--memory_batch", type=int, metavar="N", help="also measure steps in pieces of N")
+    parser.add_argument("--timed_batch", type=int, default=64, help="in pieces and in one pass")
+    parser.add_argument("--large_batch", type=int, default=256, help="in pieces, for its peak memory")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -201,7 +325,8 @@ def main(argv=None):
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     options = parser.parse_args(argv)
     show(
-        f"{describe(options.device)}; {options.words} words, {options.captions} caption(s)",
+        f"{describe(options.device)}; {options.captions} caption(s); tokens, from the shortest by twentieths of all: "
+        + "; ".join(f"{kind} {' '.join(map(str, tokens))}" for kind, tokens in LENGTHS[options.lengths].items()),
         list(measure(options)),
         options.json,
     )

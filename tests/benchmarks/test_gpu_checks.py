@@ -99,7 +99,8 @@ def test_benchmarks_print_and_write_the_same_figures(tmp_path, capsys, monkeypat
     few = ["--plain_queries", "2", "--twice_queries", "5"]
     full_size.main(["--queries", "20", "--memes", "50", *few, "--json", str(tmp_path / "b")])
     printed = capsys.readouterr().out
-    flags = ["--batch_size", "4", "--repeats", "1", "--reading_steps", "1", "--readers", "1"]
+    flags = ["--batch_size", "4", "--repeats", "1", "--reading_steps", "1", "--readers", "1", "--memory_batch", "2"]
+    flags += ["--timed_batch", "4", "--large_batch", "6", "--lengths", "memecap"]
     train_step.main([*flags, "--precision", "bf16", "--json", str(tmp_path / "c")])
     printed += capsys.readouterr().out
     ends = {"a": ("WTI, 20 x 30", "memory"), "b": ("QI, QC and", "memory"), "c": ("joint training", "waiting for data")}
