@@ -23,6 +23,7 @@ from engine.arguments import fits_each_epoch
 from engine.memory_batch import TowersInPieces
 from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from engine.output_folder import settle
+from engine.step_clock import StepClock
 from engine.tensorboard_curves import TensorBoardCurves
 from engine.training_step import SCORES, TrainingStep
 from evaluation.eval_loop import alpha_summary, encode_split, rank_split, summarise, to_device
@@ -237,6 +238,7 @@ class Trainer:
             disable=not distributed.is_main(),
         )
         self.began = time.monotonic() - progress.seconds
+        self.clock = StepClock(self.device)
         shown_at, shown_step = time.monotonic(), progress.step
         stopping = distributed.AnyProcess(self.device)
         with bar, stop_signals.waiting():
@@ -282,11 +284,13 @@ class Trainer:
     ) -> dict[str, torch.Tensor]:
         """One optimisation step: the losses of the global batch, not yet summed over the processes."""
         pieces = self.args.gradient_accumulation_steps
+        self.clock.start()
         sums: dict[str, torch.Tensor] = {}
         for piece in range(pieces):
             last = piece == pieces - 1
             silent = contextlib.nullcontext() if last or isinstance(parallel, TrainingStep) else parallel.no_sync()
             batch = to_device(self.train_features.join(next(batches)), self.device)
+            self.clock.end_of("data")
             towers = None
             if self.args.memory_batch:
                 assert isinstance(parallel, TrainingStep)
@@ -298,6 +302,7 @@ class Trainer:
                 scaler.scale(loss * distributed.world_size() / pieces).backward()
             if towers is not None:
                 towers.backward()
+            self.clock.end_of("forward and backward")
             for name, value in {"total": loss.detach(), **losses}.items():
                 sums[name] = sums.get(name, 0) + value / pieces
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -309,6 +314,7 @@ class Trainer:
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         self.model.backbone.clamp_logit_scale()
+        self.clock.end_of("optimiser")
         return sums
 
     def _checked(self, stage: Stage, tensors: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -345,9 +351,11 @@ class Trainer:
         rates = {group["name"].split()[0]: group["lr"] for group in optimizer.param_groups}
         self._keep_displayed(stage, alpha.get("alpha"), rates, rate)
         shown_rates = ", ".join(f"{name} {value:.1e}" for name, value in rates.items())
+        time_of = ", ".join(f"{part} {share:.0%}" for part, share in self.clock.shares().items())
         with tqdm.external_write_mode():
             self.logger.info(
-                f"{stage.name} step {self.progress.step}/{total_steps}  {shown}  lr {shown_rates}  {rate:.1f} records/s"
+                f"{stage.name} step {self.progress.step}/{total_steps}  {shown}  lr {shown_rates}  "
+                f"{rate:.1f} records/s ({time_of})"
             )
 
     def _keep_displayed(self, stage: Stage, alpha: float | None, rates: dict[str, float], rate: float) -> None:

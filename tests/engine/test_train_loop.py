@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -428,6 +429,8 @@ def test_the_displayed_steps_are_kept(trained, place):
     for line in lines:
         shown = "  ".join(f"{name} {value:.4f}" for name, value in line["losses"].items())
         assert f"joint step {line['step']}/12  {shown}  alpha {line['alpha']:.4f}" in log
+    splits = re.findall(r" records/s \(data (\d+)%, forward and backward (\d+)%, optimiser (\d+)%\)\n", log)
+    assert len(splits) == 6 and all(98 <= sum(map(int, split)) <= 102 for split in splits)
     record = read_json(folder / "metrics.json")
     stepping = record["seconds"]["training"] - record["seconds"]["evaluation on val"]
     rounding = 0.11  # both are rounded to tenths
