@@ -53,7 +53,10 @@ def trouble_of_one_process(error):
 
 
 def chosen_device(args):
-    """cpu, cuda or mps: --device, else cuda where there is one. InputError where it is asked for and absent."""
+    """cpu, cuda or mps: --device, else cuda where there is one.
+
+    InputError where it is asked for and absent, or has no TF32, which --precision asks for.
+    """
     import torch
 
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -61,6 +64,9 @@ def chosen_device(args):
     if args.device == "mps" and not torch.backends.mps.is_available():
         raise InputError("--device mps: torch sees no GPU of Apple's here")
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.precision == "tf32" and (args.device != "cuda" or torch.cuda.get_device_capability() < (8, 0)):
+        found = f"{torch.cuda.get_device_name()} has none" if args.device == "cuda" else f"this is {args.device}"
+        raise InputError(f"--precision tf32 needs a GPU of Nvidia's from Ampere (A100) on: {found}; take fp32")
     return args.device
 
 

@@ -366,7 +366,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--warmup_proportion", type=share, default=0.1, help="share of the steps, then cosine")
     group.add_argument("--max_grad_norm", type=non_negative, default=1.0, help="of all parameters together")
-    group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the two towers")
+    group.add_argument(
+        "--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32", help="of the two towers"
+    )
     group.add_argument("--n_display", type=positive_int, default=50, help="a line in the log every so many steps")
     group.add_argument(
         "--save_steps",

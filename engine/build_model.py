@@ -24,7 +24,7 @@ from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSim
 from modules.transformer import Transformer, heads_for
 from util import InputError
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_model(
@@ -71,6 +71,7 @@ def build_model(
     )
     model = IEF(wiring, backbone, **parts)
     model.tower_dtype = PRECISIONS[args.precision]
+    model.tower_tf32 = args.precision == "tf32"
     if saved is not None:
         load_strictly(model, saved["model"], "the checkpoint")
         if model.fusion is not None and args.fusion == "fixed":

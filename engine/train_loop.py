@@ -31,6 +31,7 @@ from evaluation.fitted_weights import fit_and_rank
 from evaluation.frozen_features import FrozenFeatures, frozen_towers
 from modules.fusion import Fusion
 from modules.ief_model import IEF
+from modules.tf32 import tf32
 from util import InputError, set_seed
 
 QI_PARTS = (
@@ -298,10 +299,11 @@ class Trainer:
                 batch |= towers.features
             with silent:
                 loss, losses = parallel(batch)
-                # gradients are averaged over the processes, while their shares of the loss add up
-                scaler.scale(loss * distributed.world_size() / pieces).backward()
-            if towers is not None:
-                towers.backward()
+                with tf32(self.model.tower_tf32):
+                    # gradients are averaged over the processes, while their shares of the loss add up
+                    scaler.scale(loss * distributed.world_size() / pieces).backward()
+                    if towers is not None:
+                        towers.backward()
             self.clock.end_of("forward and backward")
             for name, value in {"total": loss.detach(), **losses}.items():
                 sums[name] = sums.get(name, 0) + value / pieces

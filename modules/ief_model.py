@@ -18,6 +18,7 @@ from modules.caption_similarity import CaptionPooling
 from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
 from modules.fusion import Fusion
 from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
+from modules.tf32 import tf32
 from modules.tower_pieces import (
     Texts,
     groups_of_like_length,
@@ -91,6 +92,7 @@ class IEF(nn.Module):
         self.reads_words = isinstance(image_similarity, TokenSimilarity | TightSimilarity)
         # bfloat16 or float16: the two towers run in it, all else in the weights' precision
         self.tower_dtype: torch.dtype | None = None
+        self.tower_tf32 = False  # their products in TF32, on a GPU that has it
 
     def _tower(
         self,
@@ -99,7 +101,8 @@ class IEF(nn.Module):
         *others: torch.Tensor | bool | None,
     ) -> tuple[torch.Tensor, Any]:
         """Run a tower in `tower_dtype`: its two features, which come out in the weights' precision."""
-        with torch.autocast(first.device.type, self.tower_dtype, enabled=self.tower_dtype is not None):
+        autocast = torch.autocast(first.device.type, self.tower_dtype, enabled=self.tower_dtype is not None)
+        with autocast, tf32(self.tower_tf32):
             one, other = function(first, *others)
         dtype = self.backbone.logit_scale.dtype
         return one.to(dtype), None if other is None else other.to(dtype)

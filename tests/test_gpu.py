@@ -25,6 +25,7 @@ from evaluation import eval_loop
 from modules.backbones.openai import CLIP
 from modules.backbones.protocol import Needs
 from modules.backbones.sources import load_backbone
+from modules.tf32 import tf32
 from tests import tower_models
 from tests.engine.test_resume import run_and_die
 from tests.model_parts import batch_of, encoded, random_records, randomised, small_model, words_of
@@ -47,9 +48,9 @@ SETTINGS = {
 }
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # How far scores (absolute, they are cosines) and the whole gradient (share of its norm) may be from float64 on the CPU.
-# fp32 rounds to 6e-8, fp16 to 5e-4, bf16 to 4e-3 at each of some dozen layers.
-SCORES = {"fp32": 1e-5, "bf16": 5e-2, "fp16": 5e-3}
-GRADIENT = {"fp32": 1e-4, "bf16": 0.15, "fp16": 0.02}
+# fp32 rounds to 6e-8, fp16 and TF32 to 5e-4, bf16 to 4e-3 at each of some dozen layers.
+SCORES = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2, "fp16": 5e-3}
+GRADIENT = {"fp32": 1e-4, "tf32": 0.02, "bf16": 0.15, "fp16": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +62,22 @@ def device():
 def scores_and_gradient(model, args, batch, device, precision, dtype=torch.float32):
     """One step's scores {name: (B, B)} and all gradients {name: tensor}, float64 on the CPU."""
     model = copy.deepcopy(model).to(device, dtype).train()
-    model.tower_dtype = PRECISIONS[precision]
+    model.tower_dtype, model.tower_tf32 = PRECISIONS.get(precision), precision == "tf32"
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     keys = batch["topic"] * len(batch["topic"]) + batch["meme"]
     weights = args.loss_weights if args.branches == "qi_qc" else (0.0, 0.0, 1.0)
     step = TrainingStep(model, weights, keys, len(batch["topic"]), args.cdcr_lambda)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16", init_scale=2.0**10)
     loss, _ = step(batch)
-    scaler.scale(loss).backward()
+    with tf32(model.tower_tf32):
+        scaler.scale(loss).backward()
     gradients = {name: p.grad / scaler.get_scale() for name, p in model.named_parameters() if p.grad is not None}
     with torch.no_grad():
         scores = model.similarities(*encoded(model, batch))
     return tuple({name: tensor.double().cpu() for name, tensor in found.items()} for found in (scores, gradients))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", SCORES)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_scores_and_gradients_are_those_of_float64_on_the_cpu(device, setting, precision):
     model, args = small_model(*SETTINGS[setting])

@@ -414,6 +414,7 @@ def test_published_weights_that_are_not_there(place, refused):
         (["--seed", "-1"], "--seed"),
         (["--seed", str(2**63)], "--seed"),
         (["--device", "cuda"], "--device cuda: torch sees no GPU here"),
+        (["--device", "cpu", "--precision", "tf32"], "--precision tf32 needs a GPU of Nvidia's from Ampere (A100) on"),
     ],
 )
 def test_numbers_that_cannot_be(place, refused, flags, message):

@@ -432,3 +432,27 @@ def test_the_vocabulary_of_emotions_is_part_of_the_model():
     model, _ = small_model()
     assert model.emotion_vectors.words == list(WORDS)
     assert model.emotion_vectors.rows.shape == (1 + len(WORDS), SMALL.embed_dim)
+
+
+def test_only_the_towers_may_round_to_tf32(monkeypatch):
+    model, _ = small_model("--precision", "tf32")
+    assert model.tower_tf32 and model.tower_dtype is None
+    seen = {}
+
+    def note(name, owner):
+        function = getattr(owner, name)
+
+        def noted(*inputs):
+            seen[name] = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+            return function(*inputs)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    for name in ("text_features", "image_features"):
+        note(name, model.backbone)
+    note("scores", model.image_similarity)
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    scores_of(model, batch_of(random_records()))
+    assert seen == {"text_features": (True, True), "image_features": (True, True), "scores": before}
+    assert before[0] is False
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
