@@ -189,9 +189,12 @@ def train(args, data, model, device, saved, logger):
     """All stages of --co_train; afterwards the model holds the best checkpoint's weights. Returns the Trainer."""
     from engine import distributed
     from engine.arguments import needs_final_fit
+    from engine.compiled import compile_towers
     from engine.final_fit import fit_at_the_end
     from engine.train_loop import Trainer, stages
 
+    if args.compile:
+        logger.info(compile_towers(model, device))
     trainer = Trainer(args, model, data["train"], data["val"], device, logger)
     if args.resume_model:
         trainer.resume(saved)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.train_step [--batch_size 16] [--lengths imgflip] [--device cpu] [--precision fp32]
     python -m benchmarks.train_step --memory_batch 16 [--timed_batch 64] [--large_batch 256]
+    python -m benchmarks.train_step --compile
 
 Queries and captions are as long as those of real memes (LENGTHS). The arithmetic is counted by torch's FlopCounterMode
 while the step runs, not estimated. The weights are random. Beside it: the same batches with the texts in one pass of
@@ -298,6 +299,12 @@ def measure(options):
     yield in_groups(options, step, device)
     if options.memory_batch:
         yield from in_pieces(options, step, device)
+    if options.compile:
+        from engine.compiled import compile_towers
+
+        line = compile_towers(model, device)
+        compiled = seconds_of(lambda: step(batch), options.repeats, synchroniser(device))
+        yield Figure(f"{name}, {line}", f"{compiled:.3f} s", f"before {seconds:.3f} s", f"{seconds / compiled:.2f}")
     if options.reading_steps:
         with tempfile.TemporaryDirectory() as folder:
             share, records = waiting_share(reading_loader(args, Path(folder), options), step, device)
@@ -317,6 +324,7 @@ def main(argv=None):
     parser.add_argument("--memory_batch", type=int, metavar="N", help="also measure steps in pieces of N")
     parser.add_argument("--timed_batch", type=int, default=64, help="in pieces and in one pass")
     parser.add_argument("--large_batch", type=int, default=256, help="in pieces, for its peak memory")
+    parser.add_argument("--compile", action="store_true", help="also measure the step with --compile")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")

@@ -50,6 +50,7 @@ NOT_CHECKED_ON_RESUME = {  # flags that may differ between a run and its resumpt
     "features_path",
     "num_thread_reader",
     "memory_batch",
+    "compile",
     "n_display",
     "save_steps",
     "image_cache",
@@ -68,6 +69,7 @@ TRAINING_ONLY = {
     "batch_size",
     "gradient_accumulation_steps",
     "memory_batch",
+    "compile",
     "lr",
     "coef_lr",
     "fusion_lr",
@@ -368,6 +370,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max_grad_norm", type=non_negative, default=1.0, help="of all parameters together")
     group.add_argument(
         "--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32", help="of the two towers"
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="towers through torch.compile, which takes a minute or more: for long runs on a GPU",
     )
     group.add_argument("--n_display", type=positive_int, default=50, help="a line in the log every so many steps")
     group.add_argument(
