@@ -30,6 +30,7 @@ SHORTEST = {  # command lines that get as far as the first package
     "report": ["."],
     "__main__": ["search", "/nowhere", "a"],
     "reproduce": ["--communities", "demo", "--data_root", "DATA", "--out", "/nowhere/out"],
+    "describe": ["DATA", "--out", "/nowhere"],
     "build_community": ["--records", "/nowhere", "--images", "/nowhere", "--out", "/nowhere"],
 }
 FORWARDS = {"metrics.py"}  # to evaluation/metrics_command.py

@@ -184,7 +184,6 @@ def run_and_signal(argv, place, time, number, family=False):
 SIGNALS = {  # (place, which time, signal, loader processes too): the step that is saved, of 3 an epoch
     ("step", 5, signal.SIGTERM, True): 5,  # no checkpoint is due there
     ("evaluation", 2, signal.SIGUSR1, False): 6,
-    ("save", 4, signal.SIGTERM, False): 3,  # of checkpoint_best.pt: the evaluation is made again
     ("save", 5, signal.SIGTERM, False): 3,  # of checkpoint_last.pt after the evaluation, which is written
 }
 

@@ -121,11 +121,12 @@ def test_a_process_that_dies_ends_the_others_with_a_sentence(place, rank):
 
 
 def signal_in_the_evaluation(argv):
-    """main(argv); the first process, which scores while the second one waits, is sent SIGTERM alone."""
+    """main(argv); the first process alone is sent SIGTERM, when both begin to score."""
     original = train_loop.fit_and_rank
 
     def fit(*arguments):
-        signal.raise_signal(signal.SIGTERM)
+        if distributed.is_main():
+            signal.raise_signal(signal.SIGTERM)
         return original(*arguments)
 
     train_loop.fit_and_rank = train_loop.rank_split = fit
@@ -140,10 +141,12 @@ def test_a_first_process_that_a_signal_ends_in_an_evaluation_ends_the_others_lik
         argv = place.flags("signal", *TRAINING)
         started.append((start_process(signal_in_the_evaluation, argv, log=log, environment=environment), log))
     (code, printed), (other_code, other) = [finish(process, log, 60) for process, log in started]
-    assert (code, other_code) == (STOPPED, STOPPED), other
+    # the second one meets the closed connection, or hears of the signal first: which one, is chance
+    assert code == STOPPED and other_code in (STOPPED, 2), other
     last = place.folder / "signal" / "checkpoint_last.pt"
     assert printed.endswith(f"stopped by SIGTERM; go on with --resume_model {last}\n")
-    assert "process 0 was stopped by a signal" in other and "Traceback" not in printed + other
+    reasons = ("process 0 was stopped by a signal", "another process has ended or cannot be reached")
+    assert any(reason in other for reason in reasons) and "Traceback" not in printed + other
 
 
 def find_no_room(argv):
