@@ -19,7 +19,12 @@ def main(argv=None):
         with stop_signals.heeded():
             device = distributed.setup(chosen_device(args))
             with folder, losses_named():
-                run(args, given, device, folder)
+                try:
+                    run(args, given, device, folder)
+                except RuntimeError as error:
+                    if distributed.lost_another(error) and stop_signals.asked():  # the other one was told, too
+                        stop_signals.stop()
+                    raise
         code = 0
     except (InputError, OSError) as error:
         if distributed.is_first_here():

@@ -132,7 +132,12 @@ def test_bad_images_are_in_no_store_and_named_each_time(folder, cache):
 def in_processes(*targets):
     """Run the functions at the same time in forked processes: their exit codes."""
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=target) for target in targets]
+
+    def alone(target):
+        torch.set_num_threads(1)  # before threads of this process ask for torch's, which the fork has broken
+        target()
+
+    processes = [context.Process(target=alone, args=(target,)) for target in targets]
     for process in processes:
         process.start()
     for process in processes:

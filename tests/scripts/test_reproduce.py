@@ -177,7 +177,8 @@ def start_and_stop(command, reached):
 
 
 def test_ctrl_c_stops_the_run_and_a_printed_command_goes_on(place):
-    argv = flags(place, "stopped", "ief_qc", "drl_wti", shared=["--epochs", "300"])
+    # no loader processes: while Python forks one, it loses a KeyboardInterrupt and says so
+    argv = flags(place, "stopped", "ief_qc", "drl_wti", shared=["--epochs", "300", "--num_thread_reader", "0"])
     program = [sys.executable, "-m", "scripts.reproduce"]
     folder = place.folder / "stopped" / "community" / "drl_wti" / "seed_0"
     history = folder / "metrics.jsonl"
