@@ -12,6 +12,7 @@ import os
 import random
 import select
 import shutil
+import signal
 import socket
 import stat
 import sys
@@ -27,6 +28,7 @@ JsonKind = TypeVar("JsonKind")  # list, dict, ...
 Arguments = ParamSpec("Arguments")  # of a program's main
 Code = TypeVar("Code")
 NOBODY_READS = 141  # exit code: what a shell reports of a program that SIGPIPE ended
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 STOPPED = 75  # exit code of a run that a signal asked to end: EX_TEMPFAIL, as the same command goes on
 LOCK_VARIABLE = "IEF_LOCK"  # the environment's: the descriptor of the lock that a parent process holds for this one
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import get_worker_info
 
-from util import InputError, first_line
+from util import STOP_SIGNALS, InputError, first_line
 
 SHARED_MEMORY = "/dev/shm"
 AHEAD = 2  # batches on which a loader process works, or which it has ready
@@ -24,7 +24,6 @@ IN_USE = 2  # further ones: the batch which is computed on, and the next, which 
 USABLE = 0.5  # of what is free: evaluation starts processes of its own, and others use it too
 OWN = 2**18  # bytes for Python's own semaphores, a page of 4 KiB for each
 MIB = 2**20
-STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (is killed by signal: [\w ]+\w|exited unexpectedly)")
 NO_DESCRIPTORS = re.compile("Too many open files|received 0 items of ancdata")
 
@@ -104,13 +103,13 @@ def enter(worker: int) -> None:
     """
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_leave)  # type: ignore[attr-defined]
     if hasattr(signal, "sigwaitinfo"):  # Linux
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         threading.Thread(target=_end_with_the_run, daemon=True).start()
 
 
 def _end_with_the_run() -> None:
     """End this process at a SIGTERM of its own parent, and at no other's."""
-    while signal.sigwaitinfo(STOPPING).si_pid != os.getppid():
+    while signal.sigwaitinfo(STOP_SIGNALS).si_pid != os.getppid():
         pass
     os._exit(0)
 

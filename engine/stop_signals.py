@@ -11,7 +11,8 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+from util import STOP_SIGNALS
+
 _asked = ""  # the first signal's name; those after it change nothing
 _waits = False
 
@@ -42,7 +43,7 @@ def heeded() -> Iterator[None]:
     """Around a run: the signals do what this module says. After one has come, further ones are ignored to the end."""
     global _asked
     _asked = ""
-    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    before = {number: signal.signal(number, _note) for number in STOP_SIGNALS}
     try:
         yield
     finally:

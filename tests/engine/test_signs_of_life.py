@@ -120,6 +120,16 @@ def test_a_process_that_dies_ends_the_others_with_a_sentence(place, rank):
     assert f"error in process {1 - rank}: " in printed and "--resume_model" in printed and "Traceback" not in printed
 
 
+def ends_of_two(place, target, name):
+    """Two processes of one run, each of which calls target(argv): the exit code of each and what it printed."""
+    started = []
+    for each, environment in enumerate(ranks_environment(2)):
+        log = place.folder / f"log_{name}_{each}.txt"
+        argv = place.flags(name, *TRAINING)
+        started.append((start_process(target, argv, log=log, environment=environment), log))
+    return [finish(process, log, 60) for process, log in started]
+
+
 def signal_in_the_evaluation(argv):
     """main(argv); the first process alone is sent SIGTERM, when both begin to score."""
     original = train_loop.fit_and_rank
@@ -135,12 +145,7 @@ def signal_in_the_evaluation(argv):
 
 
 def test_a_first_process_that_a_signal_ends_in_an_evaluation_ends_the_others_likewise(place):
-    started = []
-    for each, environment in enumerate(ranks_environment(2)):
-        log = place.folder / f"log_signal_{each}.txt"
-        argv = place.flags("signal", *TRAINING)
-        started.append((start_process(signal_in_the_evaluation, argv, log=log, environment=environment), log))
-    (code, printed), (other_code, other) = [finish(process, log, 60) for process, log in started]
+    (code, printed), (other_code, other) = ends_of_two(place, signal_in_the_evaluation, "signal")
     # the second one meets the closed connection, or hears of the signal first: which one, is chance
     assert code == STOPPED and other_code in (STOPPED, 2), other
     last = place.folder / "signal" / "checkpoint_last.pt"
@@ -165,12 +170,7 @@ def find_no_room(argv):
 
 
 def test_a_disk_that_is_full_in_the_first_process_ends_them_all(place):
-    started = []
-    for each, environment in enumerate(ranks_environment(2)):
-        log = place.folder / f"log_room_{each}.txt"
-        argv = place.flags("room", *TRAINING)
-        started.append((start_process(find_no_room, argv, log=log, environment=environment), log))
-    (code, printed), (other_code, other) = [finish(process, log, 60) for process, log in started]
+    (code, printed), (other_code, other) = ends_of_two(place, find_no_room, "room")
     last = place.folder / "room" / "checkpoint_last.pt"
     assert (code, other_code) == (2, 2), other
     assert f"cannot be written; {last} is whole; go on with --resume_model {last}" in printed
