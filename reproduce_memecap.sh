@@ -1,9 +1,9 @@
 #!/bin/sh
 # Results on real memes with real queries, with pretrained towers that are packages: sh reproduce_memecap.sh FOLDER
-# FOLDER holds MemeCap as docs/RESULTS.md says: memes-trainval.json, the pictures in images/ or memes/, and ocr.jsonl, if
+# FOLDER holds MemeCap as docs/results/memecap.md says: memes-trainval.json, the pictures in images/ or memes/, and ocr.jsonl, if
 # somebody has read the text on them; else it is read here. Makes two communities in data/ and the runs in
 # results/memecap/, and prints the tables. Stopped, the same command goes on.
-[ -d "$1" ] || { echo "usage: sh $0 FOLDER, the folder with MemeCap's files (docs/RESULTS.md)" >&2; exit 2; }
+[ -d "$1" ] || { echo "usage: sh $0 FOLDER, the folder with MemeCap's files (docs/results/memecap.md)" >&2; exit 2; }
 folder=$(CDPATH="" cd "$1" && pwd) || exit
 CDPATH="" cd "$(dirname "$0")" || exit
 . scripts/set_up.sh
