@@ -1,5 +1,8 @@
 """Tests and measures IEF on this machine's GPU, in at most six minutes. `sh run_gpu_checks.sh` calls it.
 
+With --table at most twelve rows more, in at most eight minutes: training steps of two models, in all precisions,
+compiled or not, in one pass or in pieces.
+
 Each step is a process of its own with a limit: one that fails, hangs or is out of memory does not stop the others. The
 table of all figures comes at the end; OUT=folder gets it as gpu_checks.md. Nothing is downloaded. Without a GPU the
 steps run on the CPU, with small sizes, and the table says so.
@@ -18,10 +21,11 @@ import time
 import xml.etree.ElementTree
 from pathlib import Path
 
-from util import program, write_text
+from util import Parser, program, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_SECONDS = 355
+TABLE_SECONDS = 475  # after them, with --table
 NEEDED = {  # module: package
     **{name: name for name in ("torch", "numpy", "regex", "tqdm")},
     "cv2": "opencv-python-headless",
@@ -67,6 +71,24 @@ def steps(device):
     yield Step("searches", ["benchmarks.recommend", *flags, *on, "--json"], 60)
     flags = ["--queries", "100", "--memes", "5000", "--plain_queries", "4"] if small else []
     yield Step("full size", ["benchmarks.full_size", *flags, *on, "--json"], 120)
+
+
+def table_steps(device):
+    """The steps of --table, each a row. The evaluation, and the share of waiting for data, are rows of `steps`."""
+    rows = [
+        *((precision, "ViT-B/32", 512) for precision in ("fp32", "tf32", "bf16")),
+        ("bf16", "ViT-B/32", 512, "--compile"),
+        *((precision, "ViT-L/14", 128) for precision in ("fp32", "tf32", "bf16")),
+        ("bf16", "ViT-L/14", 128, "--compile"),
+        ("bf16", "ViT-B/32", 2048),
+        ("bf16", "ViT-B/32", 2048, "--memory_batch", "256"),
+        ("bf16", "ViT-L/14", 2048, "--memory_batch", "128"),
+    ]
+    if device != "cuda":
+        rows = [("fp32", "ViT-B/32", 4), ("bf16", "ViT-B/32", 4, "--memory_batch", "2")]
+    for precision, model, batch, *flags in rows:
+        flags = ["--model", model, "--precision", precision, "--batch_size", str(batch), *flags]
+        yield Step(" ".join(flags), ["benchmarks.one_step", *flags, "--repeats", "3", "--device", device, "--json"], 90)
 
 
 def run_step(step, left):
@@ -145,8 +167,26 @@ def report(lines, rows, seconds, failures):
     return "\n\n".join([*lines, "\n".join(table), f"{end[0]} {seconds:.0f} s in all.", ""])
 
 
+def run_all(all_steps, limit):
+    """(rows, failures) of these steps, in at most so many seconds together."""
+    began = time.monotonic()
+    rows, failures = [], []
+    for step in all_steps:
+        if step.arguments[0] == "pytest" and importlib.util.find_spec("pytest") is None:
+            rows.append((step.name, "not run: pytest is not here", "", ""))
+            continue
+        print(f"\n== {step.name} ({time.monotonic() - began:.0f} of {limit} s)", flush=True)
+        outcome = run_step(step, limit - (time.monotonic() - began))
+        rows += outcome.rows
+        failures += [outcome.failure] if outcome.failure else []
+    return rows, failures
+
+
 @program
-def main():
+def main(argv=None):
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", action="store_true", help="then the rows of a table, in at most eight minutes more")
+    options = parser.parse_args(argv)
     if absent := [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]:
         sys.exit(f"{sys.executable} lacks {', '.join(absent)}, without which nothing of IEF runs")
     import torch
@@ -155,15 +195,10 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lines = list(facts(device))
     print("\n".join(lines), flush=True)
-    rows, failures = [], []
-    for step in steps(device):
-        if step.arguments[0] == "pytest" and importlib.util.find_spec("pytest") is None:
-            rows.append((step.name, "not run: pytest is not here", "", ""))
-            continue
-        print(f"\n== {step.name} ({time.monotonic() - began:.0f} s so far)", flush=True)
-        outcome = run_step(step, ALL_SECONDS - (time.monotonic() - began))
-        rows += outcome.rows
-        failures += [outcome.failure] if outcome.failure else []
+    rows, failures = run_all(steps(device), ALL_SECONDS)
+    if options.table:
+        more = run_all(table_steps(device), TABLE_SECONDS)
+        rows, failures = rows + more[0], failures + more[1]
     text = report(lines, rows, time.monotonic() - began, failures)
     print(f"\n{text}")
     if folder := os.environ.get("OUT"):

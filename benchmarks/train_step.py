@@ -33,8 +33,10 @@ from benchmarks.machine import (
     show,
     synchroniser,
 )
+from engine import distributed
 from modules import ief_model
 from modules.backbones.openai import CLIP, ClipSizes
+from modules.tf32 import tf32
 from util import Parser, program
 
 VIT_B_32 = ClipSizes(
@@ -46,6 +48,7 @@ VIT_B_32 = ClipSizes(
     text_width=512,
     text_layers=12,
 )
+PRECISIONS = ("fp32", "tf32", "bf16")  # TF32 is a GPU's
 # Tokens of a text by CLIP's tokenizer, start and end included: the 0th, 5th, ... 100th percentile. imgflip: the titles
 # of 5,863 memes of ImgFlip575K, and what `preprocess.imgflip` makes their captions. memecap: what 1,311 memes of
 # MemeCap mean to say (`--query meaning`), and 1,326 captions of what is seen on them.
@@ -132,14 +135,21 @@ def make_step(args, model, device):
         set_learning_rate(optimizer, 100, 1000, 0.1)
         towers = None if size is None else TowersInPieces(step_module, batch, size)
         loss, _ = step_module(batch if towers is None else batch | towers.features)
-        loss.backward()
-        if towers is not None:
-            towers.backward()
+        with tf32(model.tower_tf32):
+            loss.backward()
+            if towers is not None:
+                towers.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
+
+
+def matrix_rate(model, device):
+    """FLOP/s of torch.mm in the precision of the model's towers."""
+    with tf32(model.tower_tf32):
+        return gemm_rate(model.tower_dtype or torch.float32, device)
 
 
 def one_pass(number):
@@ -274,19 +284,17 @@ def waiting_share(loader, step, device):
 def measure(options):
     """The benchmark's Figures."""
     torch.manual_seed(0)
-    device = torch.device(options.device)
-    args, model = make_model([])
+    device = distributed.setup(options.device)
+    args, model = make_model(["--precision", options.precision])
     model.to(device).train()
-    model.tower_dtype = torch.bfloat16 if options.precision == "bf16" else None
     step = make_step(args, model, device)
     batch = make_batch(VIT_B_32, options.batch_size, options.lengths, options.captions, device)
     with FlopCounterMode(display=False) as counter:
         step(batch)
     flop = counter.get_total_flops()
-    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-    before = gemm_rate(dtype, device)
+    before = matrix_rate(model, device)
     seconds = seconds_of(lambda: step(batch), options.repeats, synchroniser(device))
-    rate = max(before, gemm_rate(dtype, device))
+    rate = max(before, matrix_rate(model, device))
     name = f"joint training step, ViT-B/32, {options.precision}, batch {options.batch_size}"
     yield Figure(
         name,
@@ -327,7 +335,7 @@ def main(argv=None):
     parser.add_argument("--compile", action="store_true", help="also measure the step with --compile")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--reading_steps", type=int, default=0, help="steps on batches that are read from files")
     parser.add_argument("--readers", type=int, default=max(1, os.cpu_count() - 1), help="loader processes of these")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")

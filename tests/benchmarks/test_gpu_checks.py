@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchmarks import full_size, gpu_checks, machine, similarity, train_step
+from benchmarks import full_size, gpu_checks, machine, one_step, similarity, train_step
 from benchmarks.gpu_checks import Step
 
 PASSES = """
@@ -34,7 +34,7 @@ def checks(monkeypatch, steps):
     """(exit code, the report's file) of a run over these steps."""
     monkeypatch.setattr(gpu_checks, "steps", lambda device: steps)
     with pytest.raises(SystemExit) as stop:
-        gpu_checks.main()
+        gpu_checks.main([])
     return stop.value.code
 
 
@@ -71,7 +71,9 @@ def test_where_no_time_is_left_a_step_is_not_begun(stubs):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_step_is_a_module_with_such_flags_and_there_is_time_for_the_tests(device):
     """Each benchmark's parser takes the flags: it is stopped where it would begin to measure."""
-    steps = list(gpu_checks.steps(device))
+    table = list(gpu_checks.table_steps(device))
+    assert 0 < len(table) <= 12
+    steps = [*gpu_checks.steps(device), *table]
     tests = steps[0].arguments
     assert any(argument.endswith("test_gpu.py") for argument in tests) and tests[-1] == "--junitxml"
     for step in steps[1:]:
@@ -89,7 +91,7 @@ def test_every_step_is_a_module_with_such_flags_and_there_is_time_for_the_tests(
 def test_a_package_without_which_nothing_runs_is_named(monkeypatch):
     monkeypatch.setitem(gpu_checks.NEEDED, "no_such_module", "no-such-package")
     with pytest.raises(SystemExit, match=r"lacks no-such-package, without which nothing of IEF runs"):
-        gpu_checks.main()
+        gpu_checks.main([])
 
 
 def test_benchmarks_print_and_write_the_same_figures(tmp_path, capsys, monkeypatch):
@@ -103,7 +105,10 @@ def test_benchmarks_print_and_write_the_same_figures(tmp_path, capsys, monkeypat
     flags += ["--timed_batch", "4", "--large_batch", "6", "--lengths", "memecap"]
     train_step.main([*flags, "--precision", "bf16", "--json", str(tmp_path / "c")])
     printed += capsys.readouterr().out
+    one_step.main(["--batch_size", "4", "--memory_batch", "2", "--repeats", "1", "--json", str(tmp_path / "d")])
+    printed += capsys.readouterr().out
     ends = {"a": ("WTI, 20 x 30", "memory"), "b": ("QI, QC and", "memory"), "c": ("joint training", "waiting for data")}
+    ends["d"] = ("ViT-B/32, fp32, batch 4, --memory_batch 2", "2")
     for name, (first, last) in ends.items():
         figures = json.loads((tmp_path / name).read_text())["figures"]
         assert figures[0]["what"].startswith(first) and figures[-1]["what"].endswith(last)
