@@ -1,7 +1,8 @@
-"""Times a convolutional image tower on the CPU before and after `keep_freed_memory`, as it is in every run there.
+"""Times a convolutional image tower on the CPU: its memory kept or fresh, its weights channels last or first.
 
 `python -m benchmarks.host_memory`: batches of random images through timm's `tf_efficientnet_lite0`, random weights
-(requirements-pair.txt), without gradients and with them.
+(requirements-pair.txt), without gradients and with them. A run has its memory kept (`keep_freed_memory`) and the
+channels last (`TimmTower`).
 """
 
 import time
@@ -28,10 +29,11 @@ def seconds(network, pixels, backward):
 def measure(options):
     """The benchmark's Figures."""
     from engine.host_memory import keep_freed_memory
-    from modules.backbones.timm_tower import make_trunk
+    from modules.backbones.timm_tower import TimmTower, make_trunk
 
     torch.manual_seed(0)
-    network = make_trunk("tf_efficientnet_lite0").eval()
+    plain = make_trunk("tf_efficientnet_lite0").eval()
+    network = TimmTower(make_trunk("tf_efficientnet_lite0"), False).trunk.eval()
     pixels = torch.randn(options.batch_size, 3, 224, 224)
     before = [seconds(network, pixels, backward) for backward in (False, True)]
     yield Figure("peak memory before", peak_memory(torch.device("cpu")))
@@ -39,12 +41,21 @@ def measure(options):
         yield Figure("keep_freed_memory", "this C library has no mallopt: nothing changes")
         return
     after = [seconds(network, pixels, backward) for backward in (False, True)]
-    for name, kept, fresh in zip(("forward", "forward and backward"), after, before, strict=True):
+    first = [seconds(plain, pixels, backward) for backward in (False, True)]
+    names = [f"{name}, {options.batch_size} images" for name in ("forward", "forward and backward")]
+    for name, kept, fresh in zip(names, after, before, strict=True):
         yield Figure(
-            f"{name}, {options.batch_size} images",
+            name,
             f"{kept:.2f} s with kept memory",
             f"{fresh:.2f} s with fresh memory",
             f"{fresh / kept:.2f} times as fast",
+        )
+    for name, last, channels_first in zip(names, after, first, strict=True):
+        yield Figure(
+            name,
+            f"{last:.2f} s with channels last",
+            f"{channels_first:.2f} s with channels first",
+            f"{channels_first / last:.2f} times as fast",
         )
     yield Figure("peak memory after", peak_memory(torch.device("cpu")))
 
