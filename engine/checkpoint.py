@@ -92,7 +92,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path}: not a checkpoint of this program, or a damaged one: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = f"format {state.get('format')}" if isinstance(state, dict) else type(state).__name__
-        raise InputError(f"{path}: not a checkpoint of this program (found {found}, expected format {FORMAT})")
+        raise InputError(
+            f"{path}: not a checkpoint of this program (found {found}, expected format {FORMAT}); towers that another "
+            "program trained are given with --pretrained_clip_name (docs/COMING_FROM.md)"
+        )
     state = _renamed(state)
     weights = {"fitted_alpha": None, "better_part": None} | state
     wrong = [*_wrong_parts(state, MODEL_PARTS), *_wrong_parts(weights, WEIGHTS_PARTS)]

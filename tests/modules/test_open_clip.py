@@ -176,7 +176,9 @@ def test_half_precision_and_other_wrappings_of_the_same_weights(tmp_path):
     other, _ = load_backbone(f"open_clip:{config}@{tmp_path / 'archive.pt'}", Needs(), [])
     assert all(torch.equal(a, b) for a, b in zip(backbone.parameters(), other.parameters(), strict=True))
     state = {f"module.{key}": tensor for key, tensor in model.state_dict().items()}
-    torch.save({"epoch": 3, "name": "a run of open_clip's", "state_dict": state}, tmp_path / "epoch_3.pt")
+    optimizer = {"state": {0: {"step": torch.tensor(9.0), "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-3}]}
+    run = {"epoch": 3, "name": "a run of open_clip's", "state_dict": state, "optimizer": optimizer, "global_step": 9}
+    torch.save(run | {"scaler": {"scale": 65536.0}, "samples_seen": 576}, tmp_path / "epoch_3.pt")
     other, _ = load_backbone(f"open_clip:{config}@{tmp_path / 'epoch_3.pt'}", Needs(), [])
     assert all(torch.equal(a, b) for a, b in zip(backbone.parameters(), other.parameters(), strict=True))
 
