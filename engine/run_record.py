@@ -1,7 +1,9 @@
 """What a run leaves in --output_dir beside the checkpoints: args.json, run.json, log.txt, the curves, metrics.json."""
 
 import argparse
+import ast
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -22,11 +24,13 @@ from dataloaders.meme_records import Split
 from evaluation.query_record import FILE_NAME as QUERY_RECORD
 from util import write_json, write_text
 
+ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (  # what a result depends on
     *("main_task_retrieval.py", "metrics.py", "util.py"),
     *("dataloaders", "engine", "evaluation", "modules"),
 )
 REFERENCE_SOURCES = (*SOURCES, "scripts/reference.py", "scripts/references")
+METHODS_TABLE = "engine/methods.py"  # no part of the code's version: a run's own flags are in its args.json
 TEST_RUN = "test.trec"
 WRITTEN = (
     "args.json",
@@ -75,21 +79,53 @@ def write_run(
 def code_version(sources: Iterable[str] = SOURCES) -> dict[str, str | None]:
     """{"version": SHA-256 of the sources that a result depends on, "commit": git's, or None outside a repository}.
 
-    A checkout with CRLF at the line ends is of the same version as one with LF.
+    What cannot change a result is left out: comments, docstrings, the layout of lines, and METHODS_TABLE. In records of
+    earlier versions of this repository it is a checksum of the files' bytes, which is never the same as one of these.
     """
-    root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for source in sources:
-        path = root / source
+        path = ROOT / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            text = file.read_bytes().replace(b"\r\n", b"\n")
-            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + text + b"\0")
-    git = ["git", "-C", str(root), "rev-parse", "--verify", "HEAD"]
+            name = file.relative_to(ROOT).as_posix()
+            if name != METHODS_TABLE:
+                digest.update(f"{name}\0{_syntax_checksum(file.read_bytes())}\0".encode())
+    commit = git("rev-parse", "--verify", "HEAD")
+    return {"version": digest.hexdigest(), "commit": commit and commit.strip()}
+
+
+def git(*words: str) -> str | None:
+    """What git prints about this repository; None where there is no git, no repository, or git knows no answer."""
     try:
-        answer = subprocess.run(git, capture_output=True, text=True)
-    except OSError:  # no git on this machine
-        return {"version": digest.hexdigest(), "commit": None}
-    return {"version": digest.hexdigest(), "commit": answer.stdout.strip() if answer.returncode == 0 else None}
+        answer = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+    except OSError:
+        return None
+    return answer.stdout if answer.returncode == 0 else None
+
+
+@functools.cache
+def _syntax_checksum(source: bytes) -> str:
+    """SHA-256 of the syntax tree of a file without its docstrings; of its bytes where they are no Python."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return hashlib.sha256(source).hexdigest()
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
+            del node.body[0]
+    return hashlib.sha256(ascii(_plain(tree)).encode()).hexdigest()
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as tuples and lists. Empty fields are left out: each version of Python has others."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return (type(node).__name__, *((name, _plain(value)) for name, value in fields))
 
 
 def write_lines(args: argparse.Namespace, name: str, lines: Iterable[Mapping[str, Any]]) -> None:

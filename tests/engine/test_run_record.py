@@ -32,8 +32,11 @@ def test_a_run_keeps_the_versions_of_its_code_and_data(place):
     assert record["code"]["commit"] == (commit or None)
 
 
-def rewrite(path):
-    path.write_text(path.read_text(encoding="utf-8").replace("happy", "sad"), encoding="utf-8")
+def rewrite(path, before="happy", after="sad"):
+    """Replace a text in a file; returns whether it was there."""
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(before, after), encoding="utf-8")
+    return before in text
 
 
 def spoil(path):
@@ -67,14 +70,49 @@ def test_a_change_of_the_code_shows(tmp_path, monkeypatch):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     here = run_record.code_version()["version"]
-    monkeypatch.setattr(run_record, "__file__", str(tmp_path / "engine" / "run_record.py"))
+    monkeypatch.setattr(run_record, "ROOT", tmp_path)
     version = run_record.code_version()
     assert version["version"] == here
     assert version == {"version": version["version"], "commit": None}  # the copy is no repository
     (tmp_path / "modules" / "notes.txt").write_text("not code")
+    rewrite(tmp_path / "engine" / "methods.py", "METHODS", "OTHERS")
     assert run_record.code_version() == version
     for path in tmp_path.rglob("*.py"):  # as in a checkout with core.autocrlf
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert run_record.code_version() == version
-    spoil(tmp_path / "dataloaders" / "cells.py")
+    spoil(tmp_path / "dataloaders" / "cells.py")  # no longer Python
     assert run_record.code_version()["version"] != version["version"]
+
+
+SOURCE = '''"""What this is."""
+
+
+def twice(x):  # of any number
+    """Twice x."""
+    return {"factor": 2}["factor"] * x
+'''
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("# of any number", "", True),
+        ("What this is.", "Something else.", True),
+        ('    """Twice x."""\n', "", True),
+        ('"factor": 2}["factor"] * x', '"factor": 2}[\n        "factor"\n    ] * (x)  # é', True),
+        ("2", "3", False),
+        ("2", "2.0", False),
+        (": 2", ": None", False),
+        ("twice", "double", False),
+        ("(x)", "(x=None)", False),
+        ('"""Twice x."""', 'word = """Twice x."""', False),
+        ("return", "return (", False),  # no longer Python
+    ],
+)
+def test_only_what_may_change_a_result_makes_another_version(tmp_path, monkeypatch, before, after, same):
+    monkeypatch.setattr(run_record, "ROOT", tmp_path)
+    path = tmp_path / "file.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    version = run_record.code_version(["file.py"])
+    assert rewrite(path, before, after)
+    assert (run_record.code_version(["file.py"]) == version) == same
