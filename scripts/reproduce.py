@@ -3,9 +3,10 @@
 python -m scripts.reproduce --communities NAME [NAME ...] --data_root DIR --out DIR [-- flags for every run]
 
 A run is one seed of a method on a community, in OUT/<community>/<method>/seed_<n>/. Runs that are finished are left
-alone, interrupted ones go on; one whose flags, data or code have changed since is made again, and why is said. So the
-same command goes on after Ctrl-C, a failure or a crash, and two calls may share one --out: a run that another process
-is making is left to it. A run that fails does not stop the others.
+alone, interrupted ones go on; one whose flags or data have changed since is made again, and why is said. Finished runs
+of other code stay, which is said too, unless --remake changed is given. So the same command goes on after Ctrl-C, a
+failure or a crash, and two calls may share one --out: a run that another process is making is left to it. A run that
+fails does not stop the others.
 
 Flags after `--` go to every run on which they have an effect (python main_task_retrieval.py --help):
 
@@ -74,10 +75,12 @@ def to_arguments(argv):
         help="what else sbatch is to be told, such as gres=gpu:1 cpus-per-task=8 mem=32G")  # fmt: skip
     add("--baseline", metavar="NAME", help="method with which the tables compare the others (default: clip4clip_meanp)")
     add("--sentence_model", metavar="NAME", help="of the method sentence_encoder")
-    add("--any_code", action="store_true", help="finished runs of another version of the code count too")
+    add("--remake", choices=("changed",), help="changed: make finished runs again that other code has made")
     add("--dry_run", action="store_true", help="print the commands of the runs to be made, and make nothing")
     argv = sys.argv[1:] if argv is None else list(argv)
     end = argv.index("--") if "--" in argv else len(argv)
+    if "--any_code" in argv[:end]:
+        parser.error("--any_code is gone: finished runs of other code stay, and --remake changed makes them again")
     args = parser.parse_args(argv[:end])
     args.seeds = list(dict.fromkeys(args.seeds))
     if args.launcher == "slurm" and args.slurm_time is None:
@@ -98,7 +101,7 @@ def main(argv=None):
 
 def reproduce(args, common_tokens):
     """Check everything, make the runs that are missing, then the tables: the exit code."""
-    from scripts.reproduction import choice, cluster, command_lines, data_folders
+    from scripts.reproduction import changed_code, choice, cluster, command_lines, data_folders
     from scripts.reproduction.plan import AGAIN, DONE, MISSING, Plan
     from scripts.reproduction.runner import ROOT, Runner, remove_leftover, seconds_of
 
@@ -116,9 +119,10 @@ def reproduce(args, common_tokens):
     methods, runs, not_made, remarks = choice.choose(args, found, common)
     notes += [f"note: {remark}" for remark in remarks]
     command_lines.check_requirements(runs)
-    plan = Plan(data_folders.data_versions(found, runs, common.values), args.any_code)
+    plan = Plan(data_folders.data_versions(found, runs, common.values), args.remake == "changed")
     states = {run.name: plan.state(run) for run in runs}
     command_lines.check_weights([run for run in runs if states[run.name].kind in (MISSING, AGAIN)])
+    notes += changed_code.lines(runs, states)
 
     for note in notes:
         print(f"# {note}" if args.dry_run else note)
@@ -214,8 +218,10 @@ def print_outcome(outcome, states):
             print(f"{name}: another process is making it")
         elif name not in outcome.failed and state.kind != DONE:
             print(f"{name} is not in the tables: {state.why or state.kind}")
+    other_code = sum(state.other_code is not None for state in states.values())
+    kept = f", {other_code} of them by other code" if other_code else ""
     failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
-    print(f"{made} of {len(states)} runs are made{failed}")
+    print(f"{made} of {len(states)} runs are made{kept}{failed}")
 
 
 def why_not_made(run, state, outcome):

@@ -181,8 +181,8 @@ def test_a_report_shows_them(earlier, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("own", "other_code"),
     [
-        ([], "made again: the code has changed"),
-        (["--any_code"], "done: by another version of the code"),
+        ([], "done: by another version of the code"),
+        (["--remake", "changed"], "made again: the code has changed"),
     ],
 )
 def test_reproduce_finds_nothing_changed_but_the_code(earlier, monkeypatch, capsys, own, other_code):

@@ -42,10 +42,14 @@ class Run:
 
 @dataclass(frozen=True)
 class State:
-    """kind: DONE, INTERRUPTED, MISSING or AGAIN; why: for AGAIN what differs, for DONE what is remarkable."""
+    """kind: DONE, INTERRUPTED, MISSING or AGAIN; why: for AGAIN what differs, for DONE what is remarkable.
+
+    other_code: of a finished run that stays although the code is another one, what its record says of its own.
+    """
 
     kind: str
     why: str = ""
+    other_code: dict | None = None
 
     def __str__(self):
         return f"{self.kind}: {self.why}" if self.why else self.kind
@@ -54,15 +58,14 @@ class State:
 class Plan:
     """What the runs' records are compared with. data: {community: data_version of its splits}.
 
-    any_code: whether a run of another code version counts.
+    remake_changed: whether finished runs of other code are made again.
     """
 
-    def __init__(self, data, any_code):
-        from engine.run_record import REFERENCE_SOURCES, SOURCES, code_version
+    def __init__(self, data, remake_changed=False):
+        from engine.run_record import code_version
 
-        self.data, self.any_code = data, any_code
-        sources = {group: REFERENCE_SOURCES if group == "reference" else SOURCES for group in GROUPS}
-        self.code = {group: code_version(sources[group])["version"] for group in GROUPS}
+        self.data, self.remake_changed = data, remake_changed
+        self.code = {group: code_version(sources_of(group))["version"] for group in GROUPS}
 
     def state(self, run):
         """The State of a run, from its folder."""
@@ -72,19 +75,20 @@ class Plan:
         try:
             args, record = read_json(run.folder / "args.json"), read_json(run.folder / "run.json")
             reasons = [*changed_flags(run, args), *self._changed_data(run, record)]
-            other_code = record["code"]["version"] != self.code[run.method.group]
+            other_code = record["code"] if record["code"]["version"] != self.code[run.method.group] else None
         except InputError as error:
             return State(AGAIN, str(error))
         except (KeyError, TypeError, AttributeError):
             return State(AGAIN, f"{run.folder / 'run.json'} does not say by what code and data it was made")
-        if other_code and not self.any_code:
+        if other_code and (self.remake_changed or not finished):
             reasons.append("the code has changed")
         if not reasons:
             reasons = why_not_usable(run) if finished else why_not_resumable(run)
         if reasons:
             return State(AGAIN, "; ".join(reasons))
-        kind = DONE if finished else INTERRUPTED
-        return State(kind, "by another version of the code" if other_code else "")
+        if not finished:
+            return State(INTERRUPTED)
+        return State(DONE, "by another version of the code" if other_code else "", other_code)
 
     def _changed_data(self, run, record):
         current = self.data[run.community]
@@ -96,6 +100,13 @@ class Plan:
                 yield f"{split}.csv has changed"
             elif run.reads_images and old["images"] != new["images"]:
                 yield f"images of {split} have changed"
+
+
+def sources_of(group):
+    """What a result of this group's methods depends on: paths in the repository."""
+    from engine.run_record import REFERENCE_SOURCES, SOURCES
+
+    return REFERENCE_SOURCES if group == "reference" else SOURCES
 
 
 def changed_flags(run, args):

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import subprocess
 
 import cv2
 import pytest
@@ -14,7 +15,11 @@ from engine.build_model import complete_arguments
 from engine.methods import METHODS
 from modules.backbones.weights_file import read_weights
 from scripts.reference import to_arguments
-from scripts.reproduce import main
+from scripts.reproduce import main, print_outcome
+from scripts.reproduction import changed_code
+from scripts.reproduction.plan import DONE, Run, State
+from scripts.reproduction.runner import Outcome
+from tests.conftest import ROOT
 from tests.tiny_community import Place, read_csv, run, write_csv
 
 SHARED = ["--coef_lr", "1", "--lr", "1e-3", "--epochs", "1", "--batch_size", "8", "--batch_size_val", "8"]
@@ -40,7 +45,7 @@ def plan(place, capsys):
             name, _, state_or_note = line.removeprefix("# ").partition(": ")
             if not line.startswith("# "):
                 runs[last] = (runs[last][0], shlex.split(line))
-            elif "seed" in name:
+            elif "seed" in name and not name.startswith(" "):
                 runs[name], last = (state_or_note, None), name
             else:
                 plan.notes.append(line)
@@ -239,12 +244,100 @@ def test_other_images_are_a_reason_where_a_run_opens_them(plan, out, place):
     assert states[ONLY] == ("done", None)
 
 
-def test_other_code_is_a_reason_unless_it_is_accepted(plan, out, monkeypatch):
-    monkeypatch.setattr(run_record, "code_version", lambda _: {"version": "another", "commit": None})
-    found, command = state(plan)
-    assert found == "made again: the code has changed" and "--overwrite" in command
-    assert state(plan, "--any_code") == ("done: by another version of the code", None)
-    assert state(plan, "--any_code", shared=["--lr", "2e-3"])[0] == "made again: --lr was 0.001, is 0.002"
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """A folder with a copy of the sources, a git repository, of which the code's version is taken."""
+    for name in run_record.REFERENCE_SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        copy(ROOT / name, tmp_path / name)
+    monkeypatch.setattr(run_record, "ROOT", tmp_path)
+    assert run_record.git("init", "--quiet") is not None
+    commit(tmp_path)
+    return tmp_path
+
+
+def commit(folder):
+    """Commit all that is in a repository: the commit."""
+    who = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
+    for words in (["add", "."], [*who, "commit", "--quiet", "-m", "as it is now"]):
+        subprocess.run(["git", "-C", folder, *words], check=True)
+    return run_record.code_version()["commit"]
+
+
+def edit(path, before, after):
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after, 1), encoding="utf-8")
+
+
+def test_an_ablation_more_and_another_docstring_leave_finished_runs_alone(plan, out, code):
+    one_more = '_ablation("ief_short", "9", "--max_words 9", "words of a query (32)"),'
+    edit(code / "engine" / "methods.py", '_ablation("ief_qi"', f'{one_more}\n        _ablation("ief_qi"')
+    edit(code / "metrics.py", '"""', '"""Now with other words: ')
+    assert state(plan) == ("done", None) and plan.notes == []
+
+
+def test_finished_runs_stay_when_a_formula_has_changed_and_it_is_told_where(plan, out, code):
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    record["code"]["commit"] = made_by = run_record.code_version()["commit"]
+    (out / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    edit(code / "metrics.py", "1 / np.log2", "2 / np.log2")
+    edit(code / "engine" / "methods.py", "IEF plus", "IEF and more")
+    commit(code)
+    edit(code / "modules" / "loss.py", "softmax", "softmin")  # not committed
+    assert state(plan) == ("done: by another version of the code", None)
+    assert plan.notes == [
+        "# THE CODE HAS CHANGED since 1 finished run was made. It stays; --remake changed makes such runs again.",
+        f"#   {ONLY}:",
+        f"#     since commit {made_by[:12]}:",
+        "#     metrics.py      | 2 +-",
+        "#     modules/loss.py | 2 +-",
+        "#     2 files changed, 2 insertions(+), 2 deletions(-)",
+    ]
+    assert state(plan, shared=["--lr", "2e-3"])[0] == "made again: --lr was 0.001, is 0.002"
+    found, command = state(plan, "--remake", "changed")
+    assert found == "made again: the code has changed" and "--overwrite" in command and plan.notes == []
+
+
+@pytest.mark.parametrize(
+    ("commit", "why"),
+    [
+        (None, "made outside a git repository"),
+        ("f" * 40, "made by commit ffffffffffff, which this repository has not"),
+        ("--output=stat", "made by commit --output=sta, which this repository has not"),
+        ("HEAD", "made by commit HEAD, which this repository has not"),
+    ],
+)
+def test_where_the_code_has_changed_may_not_be_known(code, commit, why):
+    assert changed_code.where(commit, ["metrics.py"]) == [f"{why}: where it has changed is not known"]
+    assert not (code / "stat").exists()
+
+
+def test_a_change_that_was_never_committed_is_told(code):
+    made_by = run_record.code_version()["commit"]
+    [line] = changed_code.where(made_by, run_record.SOURCES)
+    assert line.startswith(f"made by commit {made_by[:12]} with changes that were not committed")
+
+
+def test_what_is_told_is_short(code):
+    record = {"version": "x", "commit": run_record.code_version()["commit"]}
+    for path in (code / "modules").glob("*.py"):
+        path.write_text("changed = True\n", encoding="utf-8")
+    runs = [Run("c", METHODS["ief"], seed, code / str(seed), (), {}, None, True) for seed in range(50)]
+    runs.append(Run("c", METHODS["bm25"], 0, code / "bm25", (), {}, None, False))
+    states = {run.name: State(DONE, "", record) for run in runs}
+    head, of_runs, *changes = changed_code.lines(runs, states)
+    assert "since 51 finished runs were made. They stay" in head
+    assert of_runs == "  c ief seed 0, c ief seed 1, c ief seed 2 and 48 more:"
+    assert sum(" | " in line for line in changes) == changed_code.FILES
+    assert all(len(line) < 100 for line in changes)
+    assert changed_code.lines(runs, {run.name: State(DONE) for run in runs}) == []
+
+
+def test_how_many_runs_other_code_has_made_is_said_in_the_end(capsys):
+    print_outcome(Outcome(), {"a": State(DONE), "b": State(DONE, "", {"version": "x", "commit": None})})
+    assert capsys.readouterr().out == "2 of 2 runs are made, 1 of them by other code\n"
 
 
 def test_a_record_that_says_too_little_is_a_reason(plan, out):
@@ -312,6 +405,7 @@ def test_runs_are_dealt_to_the_gpus(plan, monkeypatch):
         ({"--methods": ["ief", "ief_qi"], "--baseline": ["ief_qi"]}, "--baseline: found ief_qi, expected a method of"),
         ({"--baseline": ["drl_wti"]}, "--baseline drl_wti is none of the methods: ief_qc"),
         ({"--gpus": ["0"]}, "--gpus 0: torch sees no GPU here"),
+        ({"--any_code": []}, "--any_code is gone: finished runs of other code stay, and --remake changed makes them"),
         ({"--": ["--lr", "fast"]}, "argument --lr: invalid non_negative value: 'fast'"),
         ({"--": ["--learning_rate", "1"]}, "unrecognized arguments: --learning_rate 1"),
         ({"--": ["5"]}, "unrecognized arguments: 5"),
