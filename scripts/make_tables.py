@@ -3,9 +3,9 @@
 python -m scripts.make_tables RUNS --out DIR
 
 RUNS/<community>/<method>/seed_<n>/ are runs, as scripts.reproduce lays them out. The folder --out gets tables.md, and
-of each of the tables main, ablation, weights and cost a .tex and a .csv file; significance.csv has every comparison.
-Numbers are of the test split, mean and standard deviation over seeds; nothing is chosen on it. What was not run is a
-row that says so.
+of each of the tables main, ablation, weights and cost a .tex file, its notes as .txt, and a .csv file; significance.csv
+has every comparison. Numbers are of the test split, mean and standard deviation over seeds; nothing is chosen on it.
+What was not run is a row that says so.
 
 Exit code: 0; 1 for runs that cannot be used or compared, 2 for wrong flags, 130 after Ctrl-C.
 """
@@ -80,6 +80,7 @@ def make_tables(
     write_text(out / "tables.md", markdown.page(tables))
     for table in tables:
         write_text(out / f"{table.name}.tex", latex.document(table))
+        write_text(out / f"{table.name}.txt", latex.notes_file(table))
     main_rows = csv_files.result_rows(found, results.main_names, main_tests, with_random=True)
     ablation_rows = csv_files.result_rows(found, results.ablation_names, ablation_tests)
     files = {
@@ -98,7 +99,8 @@ def make_tables(
         if table.name in SHOWN and (table.sections or table is tables[0]):
             for line in markdown.terminal(table, SHOWN[table.name]):
                 print(line)
-    print(f"\nwritten to {out}: tables.md, {', '.join(f'{table.name}.tex' for table in tables)}, {', '.join(files)}")
+    written = [f"{table.name}.{ending}" for table in tables for ending in ("tex", "txt")]
+    print(f"\nwritten to {out}: tables.md, {', '.join([*written, *files])}")
 
 
 def check_tested(tested):

@@ -67,7 +67,8 @@ def start(*argv, encoding="utf-8", **how):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    write_run(root, "demo", "ief", quality=2.0)
+    for seed in (0, 1):
+        write_run(root, "demo", "ief", seed, quality=2.0)
     write_run(root, "demo", "clip4clip_meanp")
     return root
 
@@ -79,7 +80,7 @@ def test_what_a_terminal_lacks_is_a_question_mark(runs, tmp_path, encoding):
     assert (process.returncode, errors) == (0, "")
     assert "IEF" in printed and "mean" in printed
     if encoding == "ascii":
-        assert "mean ? standard deviation" in printed and "/?: tables.md" in printed
+        assert "Mean ? standard deviation" in printed and "/?: tables.md" in printed
     assert (tmp_path / "α" / "tables.md").read_text(encoding="utf-8").count("α")
 
 

@@ -1,8 +1,12 @@
-r"""Tables as LaTeX floats for \input, one per community: booktabs, and graphicx to shrink one that is too wide."""
+r"""Tables as LaTeX floats for \input, one per community: booktabs, and graphicx to shrink one that is too wide.
+
+Under a float stands what its marks mean; the notes are in a text file beside it.
+"""
 
 import re
 
-from preprocess.measuring.number_tables import latex
+from preprocess.measuring.number_tables import latex, wrapped
+from scripts.tables.table import sentences
 
 SYMBOLS = {
     **{"α": r"$\alpha$", "Δ": r"$\Delta$", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "−": "$-$"},
@@ -25,23 +29,27 @@ def escaped(text):
 def document(table):
     """The table's .tex file: a float per community; those without data are rows of the last one."""
     floats = []
-    first = label(table, table.sections[0].slug) if table.sections else None
     for i, section in enumerate(table.sections):
-        see = [] if i == 0 else [rf"Otherwise as Table~\ref{{{first}}}."]
-        notes = [*map(escaped, section.notes), *(map(escaped, table.notes) if i == 0 else see)]
         body = [line(row, len(table.columns)) for row in section.rows]
         if i == len(table.sections) - 1 and table.absent:
             body += [r"\midrule", *absent_lines(table)]
         caption = f"{escaped(table.caption)}: {escaped(section.title)}."
-        floats.append(one_float(table, caption, label(table, section.slug), body, notes))
+        floats.append(one_float(table, caption, label(table, section.slug), body, section.legend.values()))
     if not floats:
         body = absent_lines(table)
         floats.append(one_float(table, f"{escaped(table.caption)}.", f"tab:{table.name}", body, []))
-    return "\n".join([PACKAGES, *floats])
+    return "\n".join([PACKAGES, f"% Notes: {table.name}.txt", *floats])
 
 
-def one_float(table, caption, name, body, notes):
+def notes_file(table):
+    """The text of the file with the notes: of each community, then of all."""
+    parts = [f"{section.title}: {sentences(section)}" for section in table.sections]
+    return "\n".join([f"{table.caption}\n", *(f"{wrapped(part)}\n" for part in [*parts, *table.notes])])
+
+
+def one_float(table, caption, name, body, legend):
     count = len(table.columns)
+    footnote = " ".join(map(escaped, legend))
     return "\n".join(
         [
             r"\begin{table*}[tp]",
@@ -57,7 +65,7 @@ def one_float(table, caption, name, body, notes):
             *body,
             r"\bottomrule",
             r"\end{tabular}}",
-            *([rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {' '.join(notes)}}}"] if notes else []),
+            *([rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {footnote}}}"] if footnote else []),
             r"\end{table*}",
             "",
         ]

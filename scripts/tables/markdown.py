@@ -1,6 +1,7 @@
 """Tables as Markdown that GitHub shows, and as lines of a terminal."""
 
 from preprocess.measuring.number_tables import aligned, markdown, wrapped
+from scripts.tables.table import sentences
 
 STYLES = {"best": "**{}**", "second": "<ins>{}</ins>", "": "{}"}
 
@@ -11,18 +12,14 @@ def page(tables):
     for table in tables:
         lines += [f"## {markdown(table.caption)}", ""]
         for section in table.sections:
-            lines += [f"### {markdown(section.title)}", "", *rows(table, section), "", " ".join(escaped(section)), ""]
+            lines += [f"### {markdown(section.title)}", "", *rows(table, section), "", markdown(sentences(section)), ""]
         if table.absent:
             lines += ["| community | |", "|:--|:--|"]
             lines += [f"| {markdown(title)} | {markdown(reason)} |" for title, reason in table.absent]
             lines.append("")
-        lines += [f"- {note}" for note in escaped(table)]
+        lines += [f"- {markdown(note)}" for note in table.notes]
         lines.append("")
     return "\n".join(lines)
-
-
-def escaped(part):
-    return [markdown(note) for note in part.notes]
 
 
 def rows(table, section):
@@ -44,7 +41,7 @@ def styled(cell):
 
 
 def terminal(table, columns):
-    """Lines: these columns of a table, with its marks and its last note, which says what they mean."""
+    """Lines: these columns of a table, with its marks but bold and underlined, and its last note, on significance."""
     chosen = [table.columns.index(name) for name in columns]
     for section in table.sections:
         marked = {i for row in section.rows for i, cell in enumerate(row.cells) if cell.mark}
@@ -53,9 +50,9 @@ def terminal(table, columns):
             cells = [plain(cell, i in marked) for i, cell in enumerate(row.cells)]
             cells += [row.message] + [""] * len(table.columns)
             body.append(cells)
-        yield f"\n{section.title}: {table.caption.lower()}, mean ± standard deviation over seeds"
+        yield f"\n{section.title}: {table.caption.lower()}"
         yield aligned([[cells[i] for i in chosen] for cells in body])
-        yield wrapped(" ".join(section.notes), "")
+        yield wrapped(sentences(section, without=STYLES), "")
     if table.absent:
         yield ""
         yield from (wrapped(f"{title}: {reason}") for title, reason in table.absent)

@@ -18,7 +18,7 @@ def selection(communities):
 
 def of_community(community, methods=None):
     """Sentences about a community's runs, of these methods (names) only."""
-    entries = [entry for name, entry in community.methods.items() if methods is None or name in methods]
+    entries = entries_of(community, methods)
     runs = [run for entry in entries for run in entry.runs]
     if not runs:
         return []
@@ -27,7 +27,7 @@ def of_community(community, methods=None):
     if seeds:
         yield f"Seed{'s' * (len(seeds) > 1)} {listed(seeds)}."
     yield from left_out(entries)
-    yield from code(entries)
+    yield from code(entries, several=False)
     for split in ("train", "val"):
         yield from differing(f"The {split} split", runs, lambda run, split=split: run.data.get(split, {}).get("csv"))
     for split in ("train", "val", "test"):
@@ -40,6 +40,10 @@ def of_community(community, methods=None):
         yield f"--{flag} is not the same in all runs: {located(values, ' ({})')}."
     for flag, value, own, titles in settings.overridden(entries):
         yield f"Run with --{flag} {value}, where the method defines {own}: {'; '.join(titles)}."
+
+
+def entries_of(community, methods):
+    return [entry for name, entry in community.methods.items() if methods is None or name in methods]
 
 
 def test_split(run):
@@ -62,19 +66,27 @@ def left_out(entries):
         yield f"Left out: {listed(runs)}."
 
 
-def code(entries):
-    """The version of the code, or that there are several. A reference's covers more files: it is another one."""
+def code(entries, several):
+    """The version of the code, where there is one; with `several`: that there are several, where there are.
+
+    A reference's covers more files: it is another one.
+    """
     for whose, who, is_reference in (("", "The runs", False), (" of the references", "The references", True)):
         runs = [run for entry in entries if (entry.method.group == "reference") == is_reference for run in entry.runs]
         of_version = {}
         for run in runs:
             of_version.setdefault(run.code["version"], []).append(run)
         texts = {version: f"{str(version)[:12]}{commits(of)}" for version, of in of_version.items()}
-        if len(texts) == 1:
+        if len(texts) == 1 and not several:
             yield f"Code version{whose} {listed(texts.values())}."
-        elif texts:
+        elif len(texts) > 1 and several:
             named = (f"{text} ({where(of_version[version][0])})" for version, text in texts.items())
             yield f"{who} are of {len(texts)} versions of the code: {listed(named)}."
+
+
+def code_versions(community, methods=None):
+    """For a legend, {sentence: sentence}: that a community's runs, of these methods (names), are of several."""
+    return {sentence: sentence for sentence in code(entries_of(community, methods), several=True)}
 
 
 def commits(runs):

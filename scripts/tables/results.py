@@ -4,15 +4,12 @@ from engine.methods import METHODS
 from metrics import METRICS, UNITS, shown_metrics
 from scripts.tables import notes
 from scripts.tables.spreads import LEVEL, Spread, compare, metric_spread
-from scripts.tables.table import MARKS, Cell, Row, Section, Table, number_cell, places
+from scripts.tables.table import MARKS, SPREAD_LEGEND, Cell, Row, Section, Table, legend, number_cell, places
 
 MAIN_GROUPS = ("reference", "main")
 ABLATION_COLUMNS = ("R@1", "R@5", "R@10", "mAP")
 FULL, GAIN_METRIC = "ief", "mAP"
-MEANING = (
-    f"{UNITS[0].upper()}{UNITS[1:]}, where lower is better. Mean ± standard deviation (n - 1) over seeds; no ± where "
-    "there is one run, as of a method that is not trained."
-)
+IN_PERCENT = f"{UNITS[0].upper()}{UNITS[1:]}, where lower is better."
 EPOCHS = "The best epochs are in the table of costs."
 
 
@@ -47,25 +44,26 @@ def pairs(communities, baseline, names):
 
 
 def main_table(communities, baseline, tested, comparisons):
-    sections, absent = [], []
+    title, sections, absent = METHODS[baseline].title, [], []
     for community in communities:
         if community.absent or not main_names(community):
             absent.append((community.title, community.absent or "no method of the main table was run"))
             continue
-        remarks = list(notes.of_community(community, main_names(community)))
+        names = main_names(community)
+        remarks = list(notes.of_community(community, names))
         base = community.methods.get(baseline)
         if comparisons and (base is None or not base.runs):
             remarks.append(f"No significance test here: {METHODS[baseline].title} has no finished run.")
-        sections.append(Section(community.slug, community.title, main_rows(community, comparisons), remarks))
-    title = METHODS[baseline].title
+        rows = main_rows(community, comparisons)
+        marks = main_legend(community, rows, title)
+        sections.append(Section(community.slug, community.title, rows, marks, remarks))
     alone = any(community.methods[baseline].runs for community in communities if baseline in community.methods)
     untested = "no other method has" if alone else "it has"
     remarks = [
         notes.selection(communities),
         EPOCHS,
-        MEANING,
-        "Bold: the best of a column; underlined: the second. Numbers that print alike share it. The random ranking is "
-        "an expectation, and takes no part.",
+        f"{IN_PERCENT} The random ranking is an expectation.",
+        *["What prints alike shares bold and underlining."] * any("best" in part.legend for part in sections),
         significance_note(comparisons, f"{title} in {' and '.join(tested)}")
         or f"No significance test: the baseline is {title}, and {untested} no finished run (--baseline names "
         "another one).",
@@ -77,7 +75,7 @@ def main_rows(community, comparisons):
     entries = [community.methods[name] for name in main_names(community)]
     columns = shown_metrics()
     spreads = {metric: [metric_spread(entry, metric) for entry in entries] for metric in columns}
-    ranked = {metric: places([s and s.mean for s in found], metric) for metric, found in spreads.items()}
+    ranked = {metric: places(means_that_compare(entries, found), metric) for metric, found in spreads.items()}
     rows = []
     if community.runs:
         random = community.runs[0].random
@@ -101,6 +99,31 @@ def main_rows(community, comparisons):
     return rows
 
 
+def most_seeds(entries):
+    """The greatest number of runs that a trained method has."""
+    return max((len(entry.runs) for entry in entries if entry.method.seeded), default=0)
+
+
+def means_that_compare(entries, spreads):
+    """The means of the methods with the most seeds and of untrained ones, which need none; None for the others."""
+    most = most_seeds(entries)
+    return [
+        found.mean if found and (not entry.method.seeded or found.count == most) else None
+        for entry, found in zip(entries, spreads, strict=True)
+    ]
+
+
+def main_legend(community, rows, baseline):
+    """The legend of a community's rows of the main table; baseline: its title."""
+    entries = [community.methods[name] for name in main_names(community)]
+    most = most_seeds(entries)
+    fewer = any(entry.runs and entry.method.seeded and len(entry.runs) < most for entry in entries)
+    but = f" (trained methods with fewer than {most} seeds take no part)" if fewer else ""
+    bold = {"best": f"Bold: the best of a column{but}.", "second": "Underlined: the second."}
+    found = legend(rows, SPREAD_LEGEND | bold | significance_legend(baseline))
+    return found | notes.code_versions(community, main_names(community))
+
+
 def ablation_table(communities, comparisons):
     sections, absent = [], []
     for community in communities:
@@ -111,12 +134,15 @@ def ablation_table(communities, comparisons):
         remarks = list(notes.of_community(community, names))
         if FULL not in community.methods or community.methods[FULL].missing:
             remarks.append(f"No differences here: {METHODS[FULL].title} has no finished run.")
-        sections.append(Section(community.slug, community.title, ablation_rows(community, names, comparisons), remarks))
+        rows = ablation_rows(community, names, comparisons)
+        marks = legend(rows, SPREAD_LEGEND | significance_legend(METHODS[FULL].title))
+        marks |= notes.code_versions(community, names)
+        sections.append(Section(community.slug, community.title, rows, marks, remarks))
     remarks = [
         notes.selection(communities),
         EPOCHS,
         f"Each row changes one part of {METHODS[FULL].title}; in brackets: what {METHODS[FULL].title} has there.",
-        MEANING,
+        IN_PERCENT,
         f"Δ {GAIN_METRIC}: the difference to {METHODS[FULL].title}, with its 95 % paired bootstrap interval over "
         "queries.",
         significance_note(comparisons, METHODS[FULL].title) or "No significance test: there is nothing to compare.",
@@ -158,14 +184,20 @@ def mark(comparison):
     return MARKS[comparison.verdict] if comparison is not None else ""
 
 
+def significance_legend(title):
+    """What † and ‡ mean against the method of this title."""
+    return {mark: f"{mark} significantly {verdict} than {title}." for verdict, mark in MARKS.items() if mark}
+
+
 def significance_note(comparisons, against):
-    """What † and ‡ mean; empty where nothing was compared."""
+    """How significance was tested, and whether anything is; empty where nothing was compared."""
     if not comparisons:
         return ""
     some = next(iter(comparisons.values()))
+    none = "" if any(found.verdict for found in comparisons.values()) else " None is."
     return (
-        f"† better, ‡ worse than {against}: both two-sided p-values, of the paired bootstrap and of the randomisation "
-        f"test over queries ({some.resamples:,} resamples each), are below {LEVEL} after Holm's correction for the "
-        f"{some.comparisons:,} comparison{'s' * (some.comparisons > 1)} of this table. A query's value is its mean "
-        "over the seeds: the tests are over queries, not over the randomness of training."
+        f"A difference to {against} is significant where both two-sided p-values, of the paired bootstrap and of the "
+        f"randomisation test over queries ({some.resamples:,} resamples each), are below {LEVEL} after Holm's "
+        f"correction for the {some.comparisons:,} comparison{'s' * (some.comparisons > 1)} of this table.{none} A "
+        "query's value is its mean over the seeds: the tests are over queries, not over the randomness of training."
     )

@@ -5,6 +5,7 @@ import dataclasses
 from metrics import METRICS
 
 MARKS = {"better": "†", "worse": "‡", "": ""}
+SPREAD_LEGEND = {"±": "Mean ± standard deviation (n - 1) over the seeds, where there are several."}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +28,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """The part of a community. notes: sentences."""
+    """The part of a community. legend: {mark: a short sentence}, what has to stand by the rows; notes: sentences."""
 
     slug: str
     title: str
     rows: list
+    legend: dict
     notes: list
 
 
@@ -54,6 +56,18 @@ def number_cell(spread, digits, scale=1, **more):
         return Cell("–")
     sd = "" if spread.sd is None else f"{spread.sd / scale:,.{digits}f}"
     return Cell(f"{spread.mean / scale:,.{digits}f}", sd, **more)
+
+
+def legend(rows, meanings):
+    """Those of the {mark: sentence} whose marks occur in these rows: ±, best, second, † or ‡."""
+    cells = [cell for row in rows for cell in row.cells]
+    found = {"±" for cell in cells if cell.spread}.union(*({cell.place, cell.mark} for cell in cells))
+    return {mark: sentence for mark, sentence in meanings.items() if mark in found}
+
+
+def sentences(section, without=()):
+    """All that stands under a Section's rows; without: marks whose meaning is left out."""
+    return " ".join([*(text for mark, text in section.legend.items() if mark not in without), *section.notes])
 
 
 def places(means, metric):

@@ -8,7 +8,7 @@ from scripts.reporting.weights import PARTS, how_set
 from scripts.tables import notes
 from scripts.tables.results import signed
 from scripts.tables.spreads import spread
-from scripts.tables.table import Cell, Row, Section, Table, listed, number_cell
+from scripts.tables.table import SPREAD_LEGEND, Cell, Row, Section, Table, legend, listed, number_cell
 
 COST_COLUMNS = {  # heading: (name of runs.COSTS, decimals, unit)
     "training, s": ("training_seconds", 1, 1),
@@ -54,13 +54,16 @@ def weights_table(communities):
         if not entries:
             absent.append((community.title, "no method with two branches was run"))
             continue
-        remarks = list(notes.of_community(community, [entry.method.name for entry in entries]))
-        sections.append(Section(community.slug, community.title, list(map(weights_row, entries)), remarks))
+        names = [entry.method.name for entry in entries]
+        remarks = list(notes.of_community(community, names))
+        rows = list(map(weights_row, entries))
+        marks = legend(rows, SPREAD_LEGEND) | notes.code_versions(community, names)
+        sections.append(Section(community.slug, community.title, rows, marks, remarks))
     columns = ["method", "α is", "α", "over queries", "better on val", "Δ mAP", "Δ R@1", "best epoch"]
     remarks = [
         notes.selection(communities),
-        "Score = α QI + (1 − α) QC. α: mean ± standard deviation (n - 1) over seeds; of a network that gives one per "
-        "query, of the means over the test queries, and the least to the greatest α of a query in any run.",
+        "Score = α QI + (1 − α) QC. The α of a network that gives one per query is the mean over the test queries, "
+        "with the least and the greatest α of a query in any run beside it.",
         "Better on val: the part, QI or QC, that is better there by the metric which chose the epoch. Δ: the fused "
         "score minus that part on test, with its 95 % paired bootstrap interval over queries; a query's value is its "
         "mean over the seeds.",
@@ -114,7 +117,8 @@ def cost_table(communities):
     for community in communities:
         remarks = list(notes.of_community(community))
         rows = list(map(cost_row, community.methods.values()))
-        sections.append(Section(community.slug, community.title, rows, remarks))
+        marks = notes.code_versions(community)
+        sections.append(Section(community.slug, community.title, rows, marks, remarks))
     remarks = [
         "Means over the seeds. Training includes the evaluations on val after each epoch; records/s, of training, does "
         "not. Seconds are of whatever else the machine did meanwhile.",

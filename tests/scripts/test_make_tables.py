@@ -199,6 +199,70 @@ def test_places_are_of_what_is_printed():
     assert places([10.0, None], "mAP") == ["", ""]  # one method is not the best of several
 
 
+def test_the_mean_of_one_seed_is_not_set_against_that_of_three(tmp_path):
+    """A method that is not trained has no seeds: its one run may be the best."""
+    for seed in SEEDS:
+        write_run(tmp_path / "runs", "demo", "clip4clip_meanp", seed, quality=1.0)
+        write_run(tmp_path / "runs", "demo", "drl_wti", seed, quality=-2.0)
+    write_run(tmp_path / "runs", "demo", "bm25", 0, quality=3.0, alpha=None)
+    write_run(tmp_path / "runs", "demo", "ief", 0, quality=9.0)
+    make_tables(tmp_path / "runs", tmp_path / "out")
+    shown = {
+        title: cells(tmp_path / "out", "Demo", label)["mAP"]
+        for title, label in {"bm25": "BM25 over captions", "clip4clip": "CLIP4Clip, meanP", "drl": "DRL, WTI"}.items()
+    }
+    ief = cells(tmp_path / "out", "Demo", "IEF (1 of 3 seeds)")["mAP"]
+    assert float(ief.strip("†")) > float(shown["bm25"].strip("*†"))
+    assert shown["bm25"].startswith("**") and shown["clip4clip"].startswith("<ins>")
+    assert not re.search(r"\*|<ins>", ief + shown["drl"])
+    for name in ("tables.md", "main.tex"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "Bold: the best of a column (trained methods with fewer than 3 seeds take no part)." in text
+
+
+LEGEND = {  # mark in tables.md and in LaTeX: words of its meaning in both
+    ("±", "\\pm"): ("Mean ± standard", r"Mean $\pm$ standard"),
+    ("**", r"\textbf"): ("Bold:", "Bold:"),
+    ("<ins>", r"\underline"): ("Underlined:", "Underlined:"),
+    ("†", r"^{\dagger}"): ("† significantly better", r"$\dagger$ significantly better"),
+    ("‡", r"^{\ddagger}"): ("‡ significantly worse", r"$\ddagger$ significantly worse"),
+}
+
+
+def marks_of(folder):
+    """The marks in all tables of a folder, each of which the legend has to name, and no others."""
+    parts = []
+    for part in re.split("^###? ", (folder / "tables.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
+        lines = part.splitlines()
+        parts.append((0, [line for line in lines if line.startswith("|")], [line for line in lines if line[:1] != "|"]))
+    for name in ("main", "ablation", "weights", "cost"):
+        for part in (folder / f"{name}.tex").read_text(encoding="utf-8").split(r"\end{table*}"):
+            rows, _, rest = part.partition(r"\bottomrule")
+            parts.append((1, [rows], [rest]))
+            assert len(rest.split()) < 60
+    found = set()
+    for kind, rows, rest in parts:
+        for mark, meaning in LEGEND.items():
+            occurs = any(mark[kind] in row for row in rows)
+            assert occurs == any(meaning[kind] in line for line in rest), (mark, rows, rest)
+            found |= {mark[0]} if occurs else set()
+    return found
+
+
+def test_the_legend_has_the_marks_that_occur_and_no_others(made, tmp_path):
+    assert marks_of(made[0]) == {"±", "**", "<ins>", "†", "‡"}
+    for number, methods, marks in (
+        (0, {"ief": 1.0}, set()),
+        (1, {"ief": 3.0, "clip4clip_meanp": 0.2}, {"**", "<ins>", "†"}),
+        (2, {"ief": 3.0, "ief_qc": 0.2}, {"‡"}),
+    ):
+        for method, quality in methods.items():
+            write_run(tmp_path / f"runs{number}", "demo", method, 0, quality)
+        make_tables(tmp_path / f"runs{number}", tmp_path / str(number))
+        assert marks_of(tmp_path / str(number)) == marks
+    assert "footnotesize" not in (tmp_path / "0" / "main.tex").read_text(encoding="utf-8")
+
+
 def test_ablations_are_compared_with_the_full_model_in_a_family_of_their_own(tmp_path):
     relevance = relevance_of()
     quality = {"ief": 2.0, "ief_qi": 0.3, "ief_qc": 1.95, "ief_emotion_token": 4.0, "clip4clip_meanp": 1.0}

@@ -38,6 +38,10 @@ def page(folder):
     return (folder / "tables.md").read_text(encoding="utf-8")
 
 
+def read_text(path):
+    return " ".join(path.read_text(encoding="utf-8").split())
+
+
 def read(folder, name):
     return pd.read_csv(folder / f"{name}.csv", dtype={"seeds": str})
 
@@ -164,7 +168,9 @@ def test_the_program_lists_the_benchmark_and_says_where_everything_is(runs, caps
     printed = capsys.readouterr().out
     for name in ("Douban MEMERS", "English Memes", "Let's exchange Memes"):
         assert f"{name}: no runs" in printed
-    assert "worse than IEF in mAP" in printed and "1 comparison " in printed.replace("\n", " ")
+    sentences = printed.replace("\n", " ")
+    for part in ("‡ significantly worse than IEF.", "A difference to IEF in mAP is significant", " 1 comparison "):
+        assert part in sentences
     written = printed.rpartition("written to ")[2].partition(": ")[2].strip().split(", ")
     assert sorted(written) == sorted(path.name for path in (runs.parent / "out").iterdir())
 
@@ -278,6 +284,10 @@ def test_what_else_differs_is_said_under_the_table(runs):
     found = page(runs.parent / "out").partition("## Ablations")[0]
     assert "The runs are of 2 versions of the code: c0dec0dec0de (commit abcdefabcdef)" in found
     assert "beefbeefbeef (ief\\_staged/seed\\_0)" in found
+    for name in ("main", "weights", "cost"):
+        for ending in ("tex", "txt"):
+            text = read_text(runs.parent / "out" / f"{name}.{ending}")
+            assert "The runs are of 2 versions of the code: " in text
     assert "The train split is not the same in all runs: compare clip4clip\\_meanp/seed\\_0, ief\\_staged/seed" in found
     assert "The val split" not in found
     for flag, values in (("epochs", (12, 3)), ("max\\_words", (32, 16))):
@@ -505,6 +515,16 @@ def test_latex_labels_are_different_for_all_communities(tmp_path):
         assert len(set(labels)) == len(names) and f"tab:{name}-demo" in labels and f"tab:{name}-a-b" in labels
         assert all(re.fullmatch("[A-Za-z0-9:.-]+", label) for label in labels)
         assert set(re.findall(r"\\ref\{(.*?)\}", text)) <= set(labels)
+
+
+def test_the_notes_of_a_latex_table_are_beside_it(runs):
+    write_run(runs, "english_memes", "ief", 0)
+    out = runs.parent / "out"
+    make_tables(runs, out)
+    table, notes = (read_text(out / f"main.{ending}") for ending in ("tex", "txt"))
+    for sentence in ("29 queries", "Nothing is chosen on the test split.", "Seeds 0, 1, 2.", "Holm's correction"):
+        assert (sentence in notes, sentence in table) == (True, False), sentence
+    assert "Demo: " in notes and "English Memes: " in notes and "% Notes: main.txt" in table
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
