@@ -18,12 +18,13 @@ import pytest
 from engine.methods import METHODS
 from scripts.reproduce import main
 from scripts.reproduction import runner
-from scripts.reproduction.plan import AGAIN, DONE, MISSING, Run, State
+from scripts.reproduction.plan import AGAIN, MISSING, State
 from scripts.reproduction.progress import Estimate, duration
 from scripts.reproduction.runner import Runner, locked, remove_leftover
 from tests.conftest import ROOT
 from tests.engine.test_resume import run_and_die
 from tests.processes import run_chains
+from tests.scripts.pretended_runs import ByItsRecord, pretend
 from tests.tiny_community import Place, comparable, read_csv, read_json, run
 
 TRAINING = ["--epochs", "2", "--batch_size", "8", "--lr", "1e-3", "--coef_lr", "1"]
@@ -121,13 +122,15 @@ def test_a_run_of_an_earlier_call_that_is_damaged_is_left_out_and_named(place, f
     assert "complete" in {row["status"] for row in rows if row["method"] == "zero_shot_clip"}
 
 
-def test_the_old_results_of_a_run_that_fails_now_are_not_in_the_tables(place, capsys):
+def test_the_old_results_of_a_run_that_fails_now_are_not_in_the_tables(place, first_call, capsys):
     """It fails before it removes them: there is no GPU."""
     out = place.folder / "old results"
-    argv = flags(place, out.name, "bm25", "zero_shot_clip", own=["--seeds", "1"])[: -len(TRAINING)]
+    for method in ("bm25", "zero_shot_clip"):
+        folder = out / "community" / method / "seed_0"
+        shutil.copytree(place.folder / "first" / "community" / method / "seed_0", folder)
+    shutil.copytree(folder, folder.parent / "seed_1")
+    argv = flags(place, out.name, "bm25", "zero_shot_clip")[: -len(TRAINING)]
     assert main(argv) == 0
-    folder = out / "community" / "zero_shot_clip" / "seed_1"
-    shutil.copytree(folder, folder.parent / "seed_0")
     assert of_zero_shot(out)["mAP"] == [("complete", True)]
     assert main([*argv, "--max_words", "20", "--device", "cuda"]) == 1
     printed = capsys.readouterr().out
@@ -162,43 +165,34 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_ran_through(place, capsys):
     assert comparable(ends[0]) == comparable(ends[1])
 
 
-def start_and_stop(command, reached):
-    """Run a command until `reached()`, then send SIGINT: (exit code, what it printed)."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        end = time.monotonic() + 60
-        while not reached() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        printed = process.communicate(timeout=60)[0]
-    finally:
-        process.kill()
-    return process.returncode, printed
-
-
-def test_ctrl_c_stops_the_run_and_a_printed_command_goes_on(place):
+def test_ctrl_c_stops_the_run_and_a_printed_command_goes_on(place, capsys):
     # no loader processes: while Python forks one, it loses a KeyboardInterrupt and says so
     argv = flags(place, "stopped", "ief_qc", "drl_wti", shared=["--epochs", "300", "--num_thread_reader", "0"])
-    program = [sys.executable, "-m", "scripts.reproduce"]
     folder = place.folder / "stopped" / "community" / "drl_wti" / "seed_0"
     history = folder / "metrics.jsonl"
-    code, printed = start_and_stop([*program, *argv], history.exists)
-    assert code == 130, printed
-    assert printed.endswith("stopped: 0 of 2 runs are made; the same command goes on from there\n"), printed
-    assert "Traceback" not in printed + (folder / "console.txt").read_text()
+    signal_when(history, signal.SIGINT)
+    assert main(argv) == 130
+    assert capsys.readouterr().err == "stopped: 0 of 2 runs are made; the same command goes on from there\n"
+    assert "Traceback" not in (folder / "console.txt").read_text()
     assert not (folder.parents[1] / "ief_qc").exists()
     with open(folder / ".lock") as file:
         assert locked(file), "no process is left"
 
-    plan = subprocess.run([*program, "--dry_run", *argv], cwd=ROOT, capture_output=True, text=True).stdout
-    state, command = plan.splitlines()[:2]
+    assert main(["--dry_run", *argv]) == 0
+    state, command = capsys.readouterr().out.splitlines()[:2]
     assert state == "# community drl_wti seed 0: interrupted"
-    epochs = len(history.read_text().splitlines())
-    code, printed = start_and_stop(
-        ["sh", "-c", f"exec {command}"], lambda: len(history.read_text().splitlines()) > epochs
-    )
-    assert code == 130, printed
-    assert len(history.read_text().splitlines()) > epochs
+    epochs = history.read_text().splitlines()
+    process = subprocess.Popen(["sh", "-c", f"exec {command}"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while len(history.read_text().splitlines()) == len(epochs) and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+    later = history.read_text().splitlines()
+    assert later[: len(epochs)] == epochs and len(later) > len(epochs)
 
 
 # --- runs that only seem to be ----------------------------------------------------------------------------------
@@ -212,12 +206,6 @@ class Everything:
 
     def state(self, run):
         return self.all
-
-
-def pretend(folder, number, script):
-    """A Run whose process is a shell script."""
-    command = ("sh", "-c", script)
-    return Run("community", METHODS["ief"], number, folder / str(number), command, {}, None, True)
 
 
 def make(runs, slots=({},), plan=None):
@@ -343,13 +331,6 @@ def test_a_run_that_loses_the_first_signal_is_told_again(tmp_path, monkeypatch):
     signal_when(tmp_path / "started", signal.SIGINT)
     outcome = make([pretend(tmp_path, 0, f"cd {tmp_path}; {deaf_once}")])
     assert outcome.stopped and (tmp_path / "ended").exists()
-
-
-class ByItsRecord:
-    """A plan in which the runs that have a metrics.json are done."""
-
-    def state(self, run):
-        return State(DONE if (run.folder / "metrics.json").exists() else MISSING)
 
 
 def test_a_run_that_is_stopped_when_all_is_written_is_made(tmp_path):

@@ -12,7 +12,7 @@ import submitit
 
 from scripts.reproduce import main
 from scripts.reproduction.cluster import JOB, executor_of, make_by_jobs, queued_job
-from tests.scripts.test_reproduce import ByItsRecord, pretend
+from tests.scripts.pretended_runs import ByItsRecord, pretend
 from tests.tiny_community import draw_community
 from util import InputError, locked
 
@@ -25,7 +25,8 @@ while :; do sleep 0.05; done
 """
 
 
-def test_a_job_whose_machine_is_taken_saves_and_is_queued_again(tmp_path, capfd):
+def test_a_job_whose_machine_is_taken_saves_and_is_queued_again(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("scripts.reproduction.cluster.POLL", 0.1)
     run = pretend(tmp_path, 0, "")
     run = dataclasses.replace(run, command=("sh", "-c", PREEMPTED.format(folder=run.folder)))
     failing = pretend(tmp_path, 1, "echo no such thing; exit 3")
