@@ -110,7 +110,7 @@ class TimmTower(nn.Module):
     def __init__(self, trunk: nn.Module, places: bool) -> None:
         super().__init__()
         # convolutions are faster so on CPUs, and on GPUs in half precision (python -m benchmarks.host_memory)
-        self.trunk = trunk.to(memory_format=torch.channels_last)
+        self.trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.places = places
         self.token_width = token_width(trunk)
 

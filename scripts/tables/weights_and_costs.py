@@ -12,7 +12,7 @@ from scripts.tables.table import SPREAD_LEGEND, Cell, Row, Section, Table, legen
 
 COST_COLUMNS = {  # heading: (name of runs.COSTS, decimals, unit)
     "training, s": ("training_seconds", 1, 1),
-    "of it val, s": ("val_seconds", 1, 1),
+    "validation, s": ("val_seconds", 1, 1),
     "records/s": ("records_per_second", 1, 1),
     "memory, MiB": ("peak_host_mib", 0, 1),
     "GPU memory, MiB": ("peak_device_mib", 0, 1),
@@ -59,7 +59,7 @@ def weights_table(communities):
         rows = list(map(weights_row, entries))
         marks = legend(rows, SPREAD_LEGEND) | notes.code_versions(community, names)
         sections.append(Section(community.slug, community.title, rows, marks, remarks))
-    columns = ["method", "α is", "α", "over queries", "better on val", "Δ mAP", "Δ R@1", "best epoch"]
+    columns = ["method", "how α is set", "α", "over queries", "better on val", "Δ mAP", "Δ R@1", "best epoch"]
     remarks = [
         notes.selection(communities),
         "Score = α QI + (1 − α) QC. The α of a network that gives one per query is the mean over the test queries, "
