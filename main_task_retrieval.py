@@ -77,17 +77,19 @@ def chosen_device(args):
 
 def run(args, given, device, folder):
     """Read and check the data, build the model, train it or load it, score the test split, write metrics.json."""
-    from engine import checkpoint, distributed, run_record
+    from engine import checkpoint, distributed, published_model, run_record
     from engine.build_model import complete_arguments
     from engine.host_memory import keep_freed_memory
 
     started = time.monotonic()
     keep_freed_memory()
     distributed.call_in_main(folder.lock)
-    saved_path = args.resume_model or args.init_model
-    saved = checkpoint.load(saved_path) if saved_path else None
+    saved = checkpoint.load(args.resume_model) if args.resume_model else None
     if args.init_model:
-        checkpoint.adopt_arguments(args, given, saved, saved_path)
+        distributed.call_in_main(pin_model, args)
+        args.init_model, path = published_model.find(distributed.from_main(args.init_model))
+        saved = published_model.load(path)
+        checkpoint.adopt_arguments(args, given, saved, args.init_model)
         check_settings(args, given)
     if args.do_train:
         complete_arguments(args)
@@ -111,6 +113,13 @@ def run(args, given, device, folder):
     if args.do_train:
         trainer = train(args, data, model, device, saved, logger)
     evaluate(args, data, counts, model, device, logger, trainer, saved, started)
+
+
+def pin_model(args):
+    """Give --init_model hub:NAME the commit that it has now: the same one for all processes, and in args.json."""
+    from engine import published_model
+
+    args.init_model = published_model.find(args.init_model)[0]
 
 
 def read_data(args):

@@ -172,7 +172,12 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--output_dir", required=True, metavar="DIR", help="where the run writes everything")
     group.add_argument("--overwrite", action="store_true", help="start anew in an --output_dir that holds a run")
-    group.add_argument("--init_model", metavar="FILE", help="checkpoint whose model is the start, or is evaluated")
+    group.add_argument(
+        "--init_model",
+        metavar="MODEL",
+        help="checkpoint, folder of scripts.publish or hub:OWNER/NAME[@REVISION] whose model is the start, or is "
+        "evaluated",
+    )
     group.add_argument("--resume_model", metavar="FILE", help="checkpoint_last.pt of an interrupted run to go on with")
     group.add_argument("--seed", type=int, default=0, help="of weights, batches, dropout and intervals")
     group.add_argument(

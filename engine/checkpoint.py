@@ -96,7 +96,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: not a checkpoint of this program (found {found}, expected format {FORMAT}); towers that another "
             "program trained are given with --pretrained_clip_name (docs/COMING_FROM.md)"
         )
-    state = _renamed(state)
+    return checked(path, _renamed(state))
+
+
+def checked(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The state that was read from `path`; InputError where what makes the model in it is not of the right types."""
     weights = {"fitted_alpha": None, "better_part": None} | state
     wrong = [*_wrong_parts(state, MODEL_PARTS), *_wrong_parts(weights, WEIGHTS_PARTS)]
     wrong += _wrong_arguments(state.get("arguments"))

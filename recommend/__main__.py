@@ -47,7 +47,12 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="FILE", help="a run's checkpoint_best.pt")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a run's checkpoint_best.pt, a folder of scripts.publish, or hub:OWNER/NAME[@REVISION]",
+    )
     parser.add_argument("--images", metavar="DIR", help="folder of the images; the default is <data_path>/images")
     parser.add_argument("--annotations", metavar="FILE", help="annotations.jsonl of preprocess.annotate")
     parser.add_argument("--data_path", metavar="DIR", help="a community, whose CSVs say what is known of the memes")
@@ -74,7 +79,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--queries", metavar="FILE", help="many sentences: a line each, or a CSV's topic_id and query")
     parser.add_argument("--out", metavar="RUN", help="with --queries: a TREC run, or a CSV where the name ends so")
-    parser.add_argument("--model", metavar="FILE", help="the index's checkpoint, where it has been moved")
+    parser.add_argument("--model", metavar="MODEL", help="the index's model, where it has been moved")
     _add_device(parser)
 
 
@@ -82,7 +87,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", metavar="INDEX")
     parser.add_argument("--port", type=int, default=7860, help="0 takes one that is free (default: 7860)")
     parser.add_argument("--host", default="127.0.0.1", help="another address lets others in (default: 127.0.0.1)")
-    parser.add_argument("--model", metavar="FILE", help="the index's checkpoint, where it has been moved")
+    parser.add_argument("--model", metavar="MODEL", help="the index's model, where it has been moved")
     _add_device(parser)
 
 
@@ -231,7 +236,7 @@ def write_answers(recommender: Recommender, request: Request, queries: str, out:
     write_run(out, found())
     if not is_csv(out) and Path(out).parent != Path("/dev"):
         model = recommender.model
-        used = ir_metadata.steps(model.args, checkpoint={"path": str(model.path), "sha256": model.sha256})
+        used = ir_metadata.steps(model.args, checkpoint={"path": model.name, "sha256": model.sha256})
         topics = {"name": Path(queries).name, "source": queries, "sha256": sha256_of(queries)}
         data = {"test collection": topics | {"memes": len(recommender)}}
         ir_metadata.write_beside(out, model.device, used, "as in the index", data)

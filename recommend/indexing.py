@@ -122,7 +122,7 @@ def _lock(folder: Path, images: Path) -> Any:
 
 def _settings(model: ModelInUse, gallery: Gallery, full: bool) -> dict[str, Any]:
     return {
-        "model": {"path": str(model.path.resolve()), "sha256": model.sha256},
+        "model": {"path": model.name, "sha256": model.sha256},
         "precision": "full" if full else "half",
         "images": str(gallery.images.resolve()),
     }

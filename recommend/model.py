@@ -1,4 +1,4 @@
-"""A trained model in use: opened from its checkpoint, it encodes memes and texts and compares them.
+"""A trained model in use: opened from its checkpoint or as published, it encodes memes and texts and compares them.
 
 What this package asks of the model it asks here.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,35 +15,40 @@ from dataloaders.image_transform import PAD_COLOUR, ImageSettings
 from dataloaders.meme_dataset import Sample, collate
 from dataloaders.meme_records import Meme, emotion_ids, texts
 from dataloaders.token_table import TokenTable, pad
-from engine import checkpoint
+from engine import checkpoint, published_model
 from engine.arguments import check_settings, parse_arguments
 from engine.build_model import build_model
 from engine.test_record import weights_of_pieces
 from evaluation.eval_loop import chunk_of_queries, to_device, valid_tokens
 from modules.image_similarity import PooledSimilarity, TightSimilarity
-from util import InputError, sha256_of
+from util import InputError
 
 Features = dict[str, torch.Tensor]
 NO_IMAGE_SIZE = 224  # pixels that tell pictures apart, where the model reads none
 
 
 class ModelInUse:
-    """IEF from a checkpoint, for reading only: threads may share it.
+    """IEF as it was trained, for reading only: threads may share it.
 
-    path, sha256: of the checkpoint. args: its flags. settings: how its images are read.
+    name: the checkpoint's or folder's path, or hub:OWNER/NAME@COMMIT. sha256: of the checkpoint, or of the folder's
+    config.json. args: the model's flags. settings: how its images are read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], device: str | None = None) -> None:
-        """device: cpu, cuda or mps; None takes a GPU where there is one. InputError where it cannot be opened."""
-        self.path = Path(path)
-        self.args, given = parse_arguments(["--do_eval", "--init_model", str(path), "--output_dir", "."])
-        saved = checkpoint.load(path)
-        checkpoint.adopt_arguments(self.args, given, saved, path)
+    def __init__(self, model: str | os.PathLike[str], device: str | None = None) -> None:
+        """model: a checkpoint, a folder of scripts.publish or hub:OWNER/NAME[@REVISION]. device: cpu, cuda or mps; None
+        takes a GPU where there is one. InputError where it cannot be opened.
+        """
+        self.name, path = published_model.find(model)
+        if not self.name.startswith(published_model.HUB):
+            self.name = str(path.resolve())
+        self.args, given = parse_arguments(["--do_eval", "--init_model", self.name, "--output_dir", "."])
+        saved = published_model.load(path)
+        checkpoint.adopt_arguments(self.args, given, saved, self.name)
         check_settings(self.args, given)
         self.args.cdcr_lambda = 0.0  # what it reads beside the scores is not kept
         self.device = _device(device)
         self.model = build_model(self.args, [], saved)[0].to(self.device).eval().requires_grad_(False)
-        self.sha256 = sha256_of(path)
+        self.sha256 = published_model.fingerprint(path)
         backbone = self.model.backbone
         seen = backbone.image_input if self.reads_images else None
         self.settings: ImageSettings = {

@@ -15,6 +15,7 @@ import numpy as np
 from dataloaders.cells import BadCell, is_blank
 from dataloaders.image_file import BadImage, ImageError, read_file
 from dataloaders.meme_records import Meme
+from engine import published_model
 from recommend import scoring
 from recommend.gallery import Gallery, path_within
 from recommend.indexing import prepared, update
@@ -67,17 +68,17 @@ class Recommender:
         model: str | os.PathLike[str] | None = None,
         device: str | None = None,
     ) -> Recommender:
-        """Open the index in a folder. model: its checkpoint, where it has been moved. device: cpu, cuda or mps.
+        """Open the index in a folder. model: its model, where it has been moved. device: cpu, cuda or mps.
 
-        InputError where there is no index, or the checkpoint is missing or another one.
+        InputError where there is no index, or the model is missing or another one.
         """
         store = Store.open(index)
-        path = Path(model if model is not None else store.state["model"]["path"])
-        if not path.is_file():
+        name = os.fspath(model if model is not None else store.state["model"]["path"])
+        if not name.startswith(published_model.HUB) and not Path(name).exists():
             raise InputError(
-                f"{path}: found no such checkpoint, which {index} was made with (--model says where it is)"
+                f"{name}: found no such checkpoint, which {index} was made with (--model says where it is)"
             )
-        opened = ModelInUse(path, device)
+        opened = ModelInUse(name, device)
         _check_model(store, opened)
         return cls(store, opened)
 
@@ -364,7 +365,7 @@ def _check_model(store: Store, model: ModelInUse) -> None:
     if model.sha256 != made_with["sha256"]:
         raise InputError(
             f"{store.folder}: was made with the model {made_with['path']} (SHA-256 {made_with['sha256'][:12]}...), not "
-            f"with {model.path} ({model.sha256[:12]}...)"
+            f"with {model.name} ({model.sha256[:12]}...)"
         )
 
 

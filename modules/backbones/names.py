@@ -1,4 +1,7 @@
-"""Which source of towers a `--pretrained_clip_name` is of. Nothing is imported here."""
+"""Which source of towers a `--pretrained_clip_name` is of. Nothing heavy is imported here."""
+
+import re
+from pathlib import PureWindowsPath
 
 PREFIXES = {"hf:": "hf", "open_clip:": "open_clip", "pair:": "pair"}
 SMALL = "small"  # a pair whose weights come from a package index
@@ -9,3 +12,23 @@ def source_of(name: str) -> str:
     if name == SMALL:
         return "pair"
     return next((source for prefix, source in PREFIXES.items() if name.startswith(prefix)), "openai")
+
+
+def without_folders(name: str) -> str:
+    """A `--pretrained_clip_name` without the folders on this machine that it names: each by its last part alone.
+
+    What may be a name on the hub, OWNER/NAME, stays.
+    """
+    source = source_of(name)
+    if source == "openai":
+        return short(name)
+    prefix, colon, rest = name.partition(":")
+    towers = rest.split("+", 1) if source == "pair" else [rest]
+    named = ("@".join(map(short, tower.split("@", 1))) for tower in towers)
+    return prefix + colon + "+".join(named)
+
+
+def short(name: str) -> str:
+    """A name on the hub as it is; a path by its last part."""
+    is_path = name.startswith((".", "~", "/")) or name.count("/") > 1 or re.search(r"^[A-Za-z]:|\\", name)
+    return PureWindowsPath(name).name if is_path else name

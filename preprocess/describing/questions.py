@@ -42,14 +42,14 @@ QUESTIONS = {
 }
 
 
-def read_answers(path):
-    """{key of QUESTIONS: answer} of a JSON file; {} without one. InputError for other keys, and for what is no text."""
+def read_answers(path, questions=QUESTIONS):
+    """{key of questions: answer} of a JSON file; {} without one. InputError for other keys, and for what is no text."""
     if path is None:
         return {}
     answers = read_json(path, dict, 'a JSON object such as {"license": "…"}')
     for key, answer in answers.items():
-        if key not in QUESTIONS:
-            raise InputError(f"{path}: found the key {key!r}, expected some of {', '.join(QUESTIONS)}")
+        if key not in questions:
+            raise InputError(f"{path}: found the key {key!r}, expected some of {', '.join(questions)}")
         if not isinstance(answer, str) or not answer.strip():
             raise InputError(f"{path}, {key!r}: found {answer!r}, expected a text; leave the key out to leave it open")
     try:

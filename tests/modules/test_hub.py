@@ -12,6 +12,7 @@ from modules.backbones.hub import import_transformers, read_json_of
 from modules.backbones.protocol import Needs
 from modules.backbones.sources import load_backbone
 from tests import tower_models
+from tests.hub_server import turn_to
 from tests.pair_models import write_image, write_pooling, write_text
 from util import InputError
 
@@ -35,14 +36,6 @@ def cache(tmp_path, monkeypatch):
             (place / ".no_exist" / COMMIT / file).touch()
 
     return put
-
-
-def turn_to(address, monkeypatch):
-    """Ask a server on this machine in the hub's place."""
-    path = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + path)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture
