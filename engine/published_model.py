@@ -110,9 +110,10 @@ def import_hub() -> Any:
     """The huggingface_hub module. InputError where it is missing."""
     try:
         import huggingface_hub
+        from huggingface_hub import utils
     except ImportError as error:
         raise InputError(f"a model on the hub needs huggingface_hub: {PACKAGES}") from error
-    huggingface_hub.utils.logging.set_verbosity_error()  # nor does each try to reach the hub concern a run
+    utils.logging.set_verbosity_error()  # nor does each try to reach the hub concern a run
     return huggingface_hub
 
 

@@ -68,7 +68,7 @@ def publish(args):
 @program
 def main(argv=None):
     args = to_arguments(argv)
-    with ending_clearly("stopped; the place is as it was"):
+    with ending_clearly("stopped; an older publication there is as it was"):
         publish(args)
 
 

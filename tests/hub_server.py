@@ -96,7 +96,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif path == "/api/repos/create":
             asked = json.loads(data)
             name = f"{asked['organization']}/{asked['name']}"
-            self.server.repositories[name] = Repository(asked["visibility"] == "private")
+            self.server.repositories[name] = Repository(asked.get("private", asked.get("visibility") == "private"))
             self.answer({"url": f"{self.server.address}/{name}"})
         elif found := re.fullmatch(r"/api/models/(\w+/[\w.-]+)/(preupload|commit)/main", path):
             repository = self.server.repositories[found[1]]

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import textwrap
 from pathlib import PureWindowsPath
 
 from dataloaders.communities import COMMUNITIES
@@ -53,19 +52,19 @@ def _header(run, flags, title, answers):
     else:
         yield "# license: the owner's to say, see the open questions"
     test = run.metrics["test"]
-    result = {
-        "task": {"type": "retrieval", "name": "memes for a sentence"},
-        "dataset": {
-            **{"type": community.slug, "name": community.name, "split": "test"},
-            "args": {"queries": test["queries"], "memes": test["memes"], "sha256": _checksum(run, "test")},
-        },
-        "metrics": [
-            {"type": metric, "value": value, "name": f"{metric}, query to meme"}
-            for metric, value in run.scores["fused"]["query_to_meme"]["metrics"].items()
-        ],
+    task = {"type": "retrieval", "name": "memes for a sentence"}
+    dataset = {
+        **{"type": community.slug, "name": community.name, "split": "test"},
+        "args": {"queries": test["queries"], "memes": test["memes"], "sha256": _checksum(run, "test")},
     }
-    yield "model-index:"
-    yield textwrap.indent(json.dumps([{"name": title, "results": [result]}], indent=2, ensure_ascii=False), "  ")
+    yield from ("model-index:", f"- name: {json.dumps(title)}", "  results:")
+    yield from (f"  - task: {json.dumps(task)}", f"    dataset: {json.dumps(dataset)}", "    metrics:")
+    for metric, value in run.scores["fused"]["query_to_meme"]["metrics"].items():
+        yield f"    - {json.dumps({'type': metric, 'value': value, 'name': f'{metric}, query to meme'})}"
+
+
+def _community(flags):
+    return COMMUNITIES[flags.datatype].name if flags.datatype != "custom" else "the owner's own"
 
 
 def _description(run, flags):
@@ -128,7 +127,7 @@ def _data(run, flags):
         numbers = (f"{counts[split][what]:,}" if split in counts else "–" for what in ("records", "topics", "memes"))
         rows.append((split, *numbers, _checksum(run, split) or "–"))
     return [
-        f"Community: {markdown(COMMUNITIES[flags.datatype].name)}. A record says that a meme was posted in a topic, "
+        f"Community: {_community(flags)}. A record says that a meme was posted in a topic, "
         "whose text is the query. The model was trained on train. val chose the epoch, and test was scored once, at "
         "the end.",
         "",
@@ -165,7 +164,7 @@ def _limits(flags):
     lines = [
         "It is made to find memes for a sentence in a collection of memes. A score compares the memes of one search. "
         "It is no probability, and scores of different sentences or collections do not compare.",
-        f"It was trained and tested on {markdown(COMMUNITIES[flags.datatype].name)} alone. What it gives for other "
+        f"It was trained and tested on one community, {_community(flags)}. What it gives for other "
         "communities, languages and times was not measured.",
         f"It reads the first {flags.max_words} tokens of a sentence.",
     ]

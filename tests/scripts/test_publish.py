@@ -383,6 +383,11 @@ def test_what_the_hub_cannot_take_is_said_before_anything_is_made(place, server,
             published_model.find(name)
 
 
+def test_the_hubs_library_imports_its_parts_when_they_are_asked_for(monkeypatch):
+    monkeypatch.delattr(huggingface_hub, "utils")  # as in a program that has used nothing of it
+    assert published_model.import_hub() is huggingface_hub
+
+
 def test_a_strangers_weights_are_not_fetched(server):
     strangers = {"config.json": b'{"model_type": "clip"}', "model.safetensors": b""}
     server.repositories |= {"me/clip": Repository(False, strangers), "me/empty": Repository(False)}
