@@ -27,9 +27,7 @@ from util import InputError, first_line, replaced_atomically, sha256_of, write_j
 
 CARD, BEST = "README.md", "checkpoint_best.pt"
 OWN = {CONFIG, WEIGHTS, TOKENIZER, CARD}
-OF_THE_MODEL = {  # a place for each flag that a published model has
-    name for name in default_values() if name not in NOT_CHECKED_ON_RESUME - {"method"}
-}
+PUBLIC = default_values().keys() - NOT_CHECKED_ON_RESUME | {"method"}  # flags: the others are paths, or change no score
 
 
 def read_trained(folder):
@@ -108,7 +106,7 @@ def write_weights(path, tensors):
 
 def public_flags(arguments):
     """The flags of a run that a published model has: no paths of this machine, and of the towers' names no folders."""
-    flags = {name: value for name, value in arguments.items() if name in OF_THE_MODEL}
+    flags = {name: value for name, value in arguments.items() if name in PUBLIC}
     for name, without in (("pretrained_clip_name", without_folders), ("bert_name", short)):
         if name in flags:
             flags[name] = without(flags[name])
