@@ -38,7 +38,7 @@ class RandomModel(ModelInUse):
 
     def __init__(self, device):
         self.device = torch.device(device)
-        similarity = TokenSimilarity(WIDTH, "wti", 2)
+        similarity = TokenSimilarity(WIDTH, 2)
         model = IEF(Wiring(), nn.Identity(), image_similarity=similarity, fusion=Fusion("learned", WIDTH))
         self.model = model.to(device).eval().requires_grad_(False)
         self.args = SimpleNamespace(max_words=77)

@@ -10,8 +10,9 @@ from typing import Any
 from dataloaders.communities import COMMUNITIES, SPLITS
 from engine.foreign_flags import foreign_lines
 from engine.methods import METHODS
-from modules.backbones.names import source_of
+from modules.backbones.names import SOURCES, source_of
 from modules.backbones.published import PUBLISHED
+from modules.choices import EMOTION_ENCODERS, INTERACTIONS
 from util import InputError, Parser
 
 SLUGS = tuple(COMMUNITIES)
@@ -226,8 +227,8 @@ def _add_clip(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pretrained_clip_name",
         default="ViT-B/32",
-        help=f"{', '.join(PUBLISHED)} (files in modules/), ViT-tiny/8 (from scratch), a weights file, hf:NAME, "
-        "open_clip:ARCH/TAG, pair:IMAGE+TEXT, or small",
+        help=f"{', '.join(PUBLISHED)} (files in modules/), ViT-tiny/8 (from scratch), a weights file, "
+        f"{', '.join(SOURCES.values())}, or small",
     )
     group.add_argument(
         "--clip_activation",
@@ -258,7 +259,7 @@ def _add_emotions(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("emotions")
     group.add_argument(
         "--emotion_encoder",
-        choices=("bert", "clip", "learned"),
+        choices=tuple(EMOTION_ENCODERS),
         help="words to vectors; the default is clip, from scratch learned (published: bert)",
     )
     group.add_argument("--bert_name", default="bert-base-uncased", help="Hugging Face name or folder")
@@ -282,7 +283,7 @@ def _add_image_similarity(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cross_num_hidden_layers", type=positive_int, default=4, help="layers of seqTransf and tightTransf"
     )
-    group.add_argument("--interaction", choices=("dp", "ti", "wti"), default="wti", help="tokens to a score")
+    group.add_argument("--interaction", choices=tuple(INTERACTIONS), default="wti", help="tokens to a score")
     group.add_argument("--wti_arch", type=int, choices=(1, 2, 3), default=2, help="linear layers of WTI's weights")
 
 
@@ -556,7 +557,10 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[
     yield from only_with("fusion_weight", args.fusion == "fixed", "--fusion fixed")
     yield from only_with("bert_name", args.emotion_encoder == "bert", "--emotion_encoder bert")
     yield from only_with("emotion_encoder", args.emotion_fusion != "none", "an --emotion_fusion")
-    yield from only_with("wti_arch", args.interaction == "wti" and not tight, "--interaction wti")
+    weighted = [name for name, interaction in INTERACTIONS.items() if interaction.weighted]
+    yield from only_with(
+        "wti_arch", args.interaction in weighted and not tight, f"--interaction {' or '.join(weighted)}"
+    )
     yield from only_with("rerank_top", tight, "--sim_header tightTransf")
     transformer = args.sim_header in ("seqTransf", "tightTransf")
     yield from only_with("cross_num_hidden_layers", transformer, "a transformer aggregator")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from engine.arguments import reads_captions
+from modules import emotion_encoder
 from modules.aggregator import MeanP, SeqLSTM, SeqTransf, TightTransf, start_from_text_tower
 from modules.backbones.fit import check_fit, load_strictly
 from modules.backbones.names import source_of
@@ -17,10 +18,11 @@ from modules.backbones.protocol import Backbone, Needs
 from modules.backbones.sources import empty_backbone, load_backbone, restore_backbone
 from modules.caption_attention import CaptionAttention
 from modules.caption_similarity import CaptionPooling
-from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors, bert_vectors, clip_vectors
+from modules.choices import EMOTION_ENCODERS
+from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
 from modules.fusion import Fusion
 from modules.ief_model import IEF, Wiring
-from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
+from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity, similarity_of
 from modules.transformer import Transformer, heads_for
 from util import InputError
 
@@ -86,12 +88,11 @@ def load_towers(args: argparse.Namespace, notes: list[str]) -> tuple[Backbone, s
     image = args.branches != "qc"
     return load_backbone(
         args.pretrained_clip_name,
-        Needs(image, args.emotion_fusion if image else "none", image and args.visual_tokens == "patch"),
+        Needs(image, args.emotion_fusion if image else "none", image and args.visual_tokens == "patch", args.embed_dim),
         notes,
         args.linear_patch,
         args.clip_activation,
         args.clip_heads,
-        args.embed_dim,
     )
 
 
@@ -178,8 +179,8 @@ def emotion_encoder_name(args: argparse.Namespace) -> str:
 def _emotion_vectors(
     args: argparse.Namespace, words: Sequence[str], backbone: Backbone, saved: Mapping[str, Any] | None
 ) -> EmotionVectors:
-    encoder = emotion_encoder_name(args)
-    if encoder == "learned":
+    encoder = EMOTION_ENCODERS[emotion_encoder_name(args)]
+    if encoder is None:
         return EmotionVectors(words, dim=backbone.embed_dim)
     if saved is not None:
         rows = saved["model"].get("emotion_vectors.rows")
@@ -189,9 +190,7 @@ def _emotion_vectors(
                 f"the checkpoint has {len(words)} emotion words, which need {1 + len(words)} rows: {found}"
             )
         return EmotionVectors(words, rows)
-    return EmotionVectors(
-        words, bert_vectors(words, args.bert_name) if encoder == "bert" else clip_vectors(words, backbone)
-    )
+    return EmotionVectors(words, getattr(emotion_encoder, encoder)(words, backbone, args.bert_name))
 
 
 def _aggregator_and_similarity(
@@ -209,9 +208,7 @@ def _aggregator_and_similarity(
         aggregator: MeanP | SeqLSTM | SeqTransf = transformer
     else:
         aggregator = SeqLSTM(dim) if args.sim_header == "seqLSTM" else MeanP()
-    if args.interaction == "dp":
-        return aggregator, PooledSimilarity()
-    return aggregator, TokenSimilarity(dim, args.interaction, args.wti_arch)
+    return aggregator, similarity_of(args.interaction, dim, args.wti_arch)
 
 
 def _start_from_text(

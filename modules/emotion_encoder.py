@@ -85,7 +85,7 @@ class EmotionToken(nn.Linear):
 
 
 @torch.no_grad()
-def clip_vectors(words: Iterable[str], backbone: Backbone) -> torch.Tensor:
+def clip_vectors(words: Iterable[str], backbone: Backbone, name: object = None) -> torch.Tensor:
     """Sentence features of `none` and the words, from the text tower as it is now: (1 + n, its width)."""
     ids = [backbone.tokenizer.tokenize(word, backbone.context_length)[0] for word in [NONE, *words]]
     padded = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
@@ -96,7 +96,7 @@ def clip_vectors(words: Iterable[str], backbone: Backbone) -> torch.Tensor:
 
 
 @torch.no_grad()
-def bert_vectors(words: Iterable[str], name: str | os.PathLike[str]) -> torch.Tensor:
+def bert_vectors(words: Iterable[str], backbone: object, name: str | os.PathLike[str]) -> torch.Tensor:
     """[CLS] of a Hugging Face BERT (name or folder) for `none` and the words: (1 + n, hidden size).
 
     Raises InputError where `transformers` or the weights are missing.

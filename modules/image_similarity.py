@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from modules import interaction
 from modules.aggregator import TightTransf
-from modules.interaction import TokenWeights, token_interaction, uniform_weights, unit_tokens
+from modules.choices import INTERACTIONS
+from modules.interaction import TokenInteraction, TokenWeights, token_interaction, uniform_weights, unit_tokens
 from modules.transformer import masked_mean
 
 PAIRS_AT_ONCE = 2048  # of the cross encoder: bounds its memory
@@ -33,13 +35,16 @@ class PooledSimilarity(nn.Module):
 
 
 class TokenSimilarity(nn.Module):
-    """`ti` (uniform weights) or `wti` (weights of small networks with `layers` linear layers)."""
+    """An interaction of words and visual tokens, whose weights are uniform (`ti`) or learned (`wti`).
 
-    def __init__(self, dim: int, interaction: str, layers: int) -> None:
+    layers: how many linear layers the small networks have that give the weights; 0: uniform ones.
+    """
+
+    def __init__(self, dim: int, layers: int = 0, function: TokenInteraction = token_interaction) -> None:
         super().__init__()
-        learned = interaction == "wti"
-        self.word_weights = TokenWeights(dim, layers) if learned else None
-        self.token_weights = TokenWeights(dim, layers) if learned else None
+        self.interaction = function
+        self.word_weights = TokenWeights(dim, layers) if layers else None
+        self.token_weights = TokenWeights(dim, layers) if layers else None
 
     def query_side(
         self, words: torch.Tensor | None, mask: torch.Tensor, sentence: torch.Tensor
@@ -53,7 +58,15 @@ class TokenSimilarity(nn.Module):
         return {"tokens": unit_tokens(tokens, mask), "token_weight": weight}
 
     def scores(self, queries: dict[str, torch.Tensor], memes: dict[str, torch.Tensor]) -> torch.Tensor:
-        return token_interaction(queries["words"], queries["word_weight"], memes["tokens"], memes["token_weight"])
+        return self.interaction(queries["words"], queries["word_weight"], memes["tokens"], memes["token_weight"])
+
+
+def similarity_of(name: str, dim: int, layers: int) -> PooledSimilarity | TokenSimilarity:
+    """What an --interaction compares with; layers: of the networks that weigh tokens, where it has such."""
+    chosen = INTERACTIONS[name]
+    if chosen.function is None:
+        return PooledSimilarity()
+    return TokenSimilarity(dim, layers if chosen.weighted else 0, getattr(interaction, chosen.function))
 
 
 class TightSimilarity(PooledSimilarity):

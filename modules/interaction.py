@@ -1,11 +1,16 @@
-"""Tokens x tokens -> (Q, M) scores: `dp`, `ti` and `wti` (Wang et al. 2022, DRL). Plain functions of tensors.
+"""Tokens x tokens -> (Q, M) scores: `ti` and `wti` (Wang et al. 2022, DRL). Plain functions of tensors.
 
 Q queries of W words, M memes of V visual tokens, d channels.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+# words (Q, W, d), word_weight (Q, W), tokens (M, V, d), token_weight (M, V) -> scores (Q, M): see `token_interaction`
+TokenInteraction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class TokenWeights(nn.Module):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import modules.emotion_encoder
 from dataloaders.meme_records import emotion_ids
 from engine.build_model import build_model
 from engine.checkpoint import model_state
@@ -14,6 +15,7 @@ from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from engine.training_step import TrainingStep
 from modules.backbones import openai
 from modules.backbones.openai import CLIP
+from modules.choices import EMOTION_ENCODERS
 from modules.emotion_encoder import (
     EmotionChannel,
     EmotionToken,
@@ -149,17 +151,29 @@ def tiny_bert(tmp_path):
 @torch.no_grad()
 def test_bert_vectors_are_the_cls_output_of_each_word_alone(tiny_bert):
     folder, bert = tiny_bert
-    vectors = bert_vectors(WORDS, str(folder))
+    vectors = bert_vectors(WORDS, None, str(folder))
     pieces = [[2, 5, 3], [2, 6, 3], [2, 7, 8, 3], [2, 9, 3]]  # [CLS] ... [SEP]
     for ids, vector in zip(pieces, vectors, strict=True):
         torch.testing.assert_close(vector, bert(torch.tensor([ids])).last_hidden_state[0, 0], rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name, function in EMOTION_ENCODERS.items() if function])
+def test_an_encoder_gives_none_and_each_word_a_vector_of_its_own(name, request):
+    bert = str(request.getfixturevalue("tiny_bert")[0]) if name == "bert" else "unused"
+    clip = randomised(CLIP(SMALL))
+    clip.tokenizer = LetterTokenizer()
+    encoder = getattr(modules.emotion_encoder, EMOTION_ENCODERS[name])
+    vectors, backwards = (encoder(words, clip, bert) for words in (WORDS, WORDS[::-1]))
+    assert vectors.shape == (1 + len(WORDS), vectors.shape[1]) and vectors.dtype == torch.float32
+    torch.testing.assert_close(backwards, vectors[[0, 3, 2, 1]], rtol=0, atol=1e-5)
+    assert torch.pdist(vectors).min() > 1e-3
+
+
 def test_bert_runs_in_a_fresh_process(tiny_bert):
     """Where nothing else has imported torchvision, which transformers looks for, beforehand."""
-    code = (
-        f"from modules.emotion_encoder import bert_vectors; print(bert_vectors({WORDS}, {str(tiny_bert[0])!r}).shape)"
-    )
+    call = f"bert_vectors({WORDS}, None, {str(tiny_bert[0])!r})"
+    code = f"from modules.emotion_encoder import bert_vectors; print({call}.shape)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "[4, 24]" in done.stdout, done.stderr
 
@@ -167,7 +181,7 @@ def test_bert_runs_in_a_fresh_process(tiny_bert):
 def test_a_bert_stored_in_half_precision_gives_vectors_for_a_model_in_fp32(tiny_bert):
     folder, bert = tiny_bert
     bert.half().save_pretrained(folder)
-    assert bert_vectors(WORDS, str(folder)).dtype == torch.float32
+    assert bert_vectors(WORDS, None, str(folder)).dtype == torch.float32
 
 
 def test_a_bert_that_is_not_there_is_named_with_the_places_looked_at(tmp_path):
@@ -175,14 +189,14 @@ def test_a_bert_that_is_not_there_is_named_with_the_places_looked_at(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     for folder in (tmp_path / "none", tmp_path):
         with pytest.raises(InputError, match="--bert_name") as error:
-            bert_vectors(WORDS, str(folder))
+            bert_vectors(WORDS, None, str(folder))
         assert str(folder) in str(error.value) and "HF_HOME" in str(error.value)
 
 
 def test_without_transformers_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"requirements-hf\.txt"):
-        bert_vectors(WORDS, "bert-base-uncased")
+        bert_vectors(WORDS, None, "bert-base-uncased")
 
 
 def test_a_model_from_a_checkpoint_needs_no_bert(tiny_bert, monkeypatch):

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from modules import image_similarity
+from modules import image_similarity, interaction
 from modules.aggregator import TightTransf
-from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
-from modules.interaction import token_interaction, uniform_weights, unit_tokens
+from modules.choices import INTERACTIONS
+from modules.image_similarity import TightSimilarity, similarity_of
+from modules.interaction import uniform_weights, unit_tokens
 from tests import slow_formulas as slow
 from tests.model_parts import randomised
 
 DIM = 32
 WORD_COUNTS, TOKEN_COUNTS = (2, 5, 3, 7), (1, 4, 2, 3, 1)
+OF_TOKENS = [name for name, chosen in INTERACTIONS.items() if chosen.function]
 
 
 def padded(counts, seed, more=0, dim=DIM, fill=0.0):
@@ -40,10 +42,8 @@ def slow_scores(queries, memes, pair_score):
     return torch.tensor([[pair_score(query, meme) for meme in memes] for query in queries], dtype=torch.float64)
 
 
-def make(interaction, arch=2):
-    if interaction == "dp":
-        return PooledSimilarity()
-    return randomised(TokenSimilarity(DIM, interaction, arch).double(), std=0.3)
+def make(name, arch=2):
+    return randomised(similarity_of(name, DIM, arch).double(), std=0.3)
 
 
 @pytest.mark.parametrize("arch", [1, 2, 3])
@@ -85,9 +85,9 @@ def test_dp_is_the_cosine_of_the_end_of_text_and_the_mean_token():
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("interaction", ["dp", "ti", "wti"])
-def test_contents_of_padding_change_nothing_and_more_of_it_next_to_nothing(interaction):
-    similarity = make(interaction)
+@pytest.mark.parametrize("name", INTERACTIONS)
+def test_contents_of_padding_change_nothing_and_more_of_it_next_to_nothing(name):
+    similarity = make(name)
     words, word_mask, _ = padded(WORD_COUNTS, 0)
     tokens, token_mask, _ = padded(TOKEN_COUNTS, 10)
     plain = score(similarity, words, word_mask, tokens, token_mask)
@@ -101,9 +101,26 @@ def test_contents_of_padding_change_nothing_and_more_of_it_next_to_nothing(inter
     torch.testing.assert_close(longer, plain, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("interaction", ["ti", "wti"])
-def test_padding_never_wins_a_max_where_all_similarities_are_negative(interaction):
-    similarity = make(interaction)
+@pytest.mark.parametrize("name", INTERACTIONS)
+def test_a_pair_s_score_is_its_own_whatever_else_is_scored_and_of_the_features_precision(name):
+    """An evaluation and an index score in blocks: any queries with any memes."""
+    similarity = make(name).float()
+    words, word_mask, _ = padded(WORD_COUNTS, 0)
+    tokens, token_mask, _ = padded(TOKEN_COUNTS, 10)
+    words, tokens = words.float(), tokens.float()
+    whole = score(similarity, words, word_mask, tokens, token_mask)
+    assert whole.dtype == torch.float32 and whole.std() > 1e-3
+    for q, some_words in enumerate(WORD_COUNTS):
+        for m, some_tokens in enumerate(TOKEN_COUNTS):
+            query, meme = words[q : q + 1, :some_words], tokens[m : m + 1, :some_tokens]
+            masks = word_mask[q : q + 1, :some_words], token_mask[m : m + 1, :some_tokens]
+            alone = score(similarity, query, masks[0], meme, masks[1])
+            torch.testing.assert_close(alone[0, 0], whole[q, m], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OF_TOKENS)
+def test_padding_never_wins_a_max_where_all_similarities_are_negative(name):
+    similarity = make(name)
     words, word_mask, queries = padded(WORD_COUNTS, 0)
     tokens, token_mask, memes = padded(TOKEN_COUNTS, 10)
     words, tokens = words.abs() * word_mask[..., None], -tokens.abs() * token_mask[..., None]
@@ -118,22 +135,25 @@ def test_padding_never_wins_a_max_where_all_similarities_are_negative(interactio
                 assert scores[q, m] <= highest + 1e-12
 
 
+@pytest.mark.parametrize("name", sorted({INTERACTIONS[name].function for name in OF_TOKENS}))
 @pytest.mark.parametrize("token_counts", [TOKEN_COUNTS, (1, 1, 1)], ids=["frames", "stills"])
-def test_the_gradient_of_the_interaction(token_counts):
+def test_the_gradient_of_the_interaction(token_counts, name):
     words, word_mask, _ = padded((2, 3), 0, dim=4)
     tokens, token_mask, _ = padded(token_counts, 10, dim=4)
     weights = uniform_weights(word_mask, torch.float64), uniform_weights(token_mask, torch.float64)
 
     def function(words, tokens):
-        return token_interaction(unit_tokens(words, word_mask), weights[0], unit_tokens(tokens, token_mask), weights[1])
+        sides = unit_tokens(words, word_mask), weights[0], unit_tokens(tokens, token_mask), weights[1]
+        return getattr(interaction, name)(*sides)
 
     torch.autograd.gradcheck(function, (words.requires_grad_(), tokens.requires_grad_()))
 
 
+@pytest.mark.parametrize("name", [name for name in OF_TOKENS if INTERACTIONS[name].weighted])
 @pytest.mark.parametrize("token_counts", [TOKEN_COUNTS, (1, 1, 1)], ids=["frames", "stills"])
-def test_every_parameter_of_wti_takes_part_in_every_batch(token_counts):
+def test_every_parameter_takes_part_in_every_batch(token_counts, name):
     """Several processes that average gradients wait for each parameter: also where all memes are stills."""
-    similarity = make("wti")
+    similarity = make(name)
     words, word_mask, _ = padded(WORD_COUNTS, 0)
     tokens, token_mask, _ = padded(token_counts, 10)
     score(similarity, words, word_mask, tokens, token_mask).sum().backward()
