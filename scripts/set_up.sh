@@ -65,9 +65,7 @@ set_up_for() {
   named_towers "$@"
   case $towers in
     small) set_up requirements-small.txt ;;
-    pair:*) set_up requirements-pair.txt ;;
-    hf:*) set_up requirements-hf.txt ;;
-    open_clip:*) set_up requirements-open_clip.txt ;;
+    *:*) [ ! -f "requirements-${towers%%:*}.txt" ] || set_up "requirements-${towers%%:*}.txt" ;;
   esac
 }
 

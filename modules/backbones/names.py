@@ -3,15 +3,21 @@
 import re
 from pathlib import PureWindowsPath
 
-PREFIXES = {"hf:": "hf", "open_clip:": "open_clip", "pair:": "pair"}
+# The sources beside openai.py, each a file of this folder: the names that it reads, which begin with its own
+SOURCES = {
+    "hf": "hf:NAME_OR_FOLDER",
+    "open_clip": "open_clip:ARCH/TAG, open_clip:ARCH@FILE",
+    "pair": "pair:IMAGE+TEXT",
+}
 SMALL = "small"  # a pair whose weights come from a package index
 
 
 def source_of(name: str) -> str:
-    """hf, open_clip, pair or openai: which file beside this one knows the name."""
+    """One of SOURCES or openai: which file beside this one knows the name."""
     if name == SMALL:
         return "pair"
-    return next((source for prefix, source in PREFIXES.items() if name.startswith(prefix)), "openai")
+    source, colon, _ = name.partition(":")
+    return source if colon and source in SOURCES else "openai"
 
 
 def without_folders(name: str) -> str:

@@ -112,7 +112,7 @@ def projection(width: int, embed_dim: int, unit: bool = False) -> nn.Linear:
 # --- by name -----------------------------------------------------------------------------------------------------
 
 
-def load(name: str, needs: Needs, notes: list[str], embed_dim: int) -> tuple[Pair, str]:
+def load(name: str, needs: Needs, notes: list[str]) -> tuple[Pair, str]:
     """The pair called `name` (`IMAGE+TEXT` or `small`) with the weights of both towers: (Pair, where they come from).
 
     `notes` gets lines to tell the user. InputError where the towers cannot do what is needed, before any weights are
@@ -127,7 +127,7 @@ def load(name: str, needs: Needs, notes: list[str], embed_dim: int) -> tuple[Pai
         encoder = make_encoder(values, what)
         check_vocabulary(encoder, tokenizer, what)
         length = context_length(encoder, tokenizer, trained_length)
-        design = Design(image.name, image.input, values, pooling, length, embed_dim)
+        design = Design(image.name, image.input, values, pooling, length, needs.embed_dim)
         empty = Pair(design, tokenizer, encoder, make_trunk(image.name) if needs.vision else None)
         empty.check(needs, SMALL if name == SMALL else f"pair:{name}")
     trunk, source = None, text

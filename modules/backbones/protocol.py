@@ -1,6 +1,6 @@
 """What IEF asks of a pair of towers.
 
-hf.py, open_clip.py, openai.py and pair.py, beside this file, are sources of them; nothing else knows which is in use.
+The files of names.py and openai.py, beside this one, are sources of them; nothing else knows which is in use.
 
 N items, L words, P patches, d the common width of images and texts.
 """
@@ -82,6 +82,7 @@ class Needs(NamedTuple):
     vision: bool = True  # an image tower at all
     emotion: str = "none"  # a value of --emotion_fusion
     patches: bool = False
+    embed_dim: int = 512  # of a pair, whose towers have no common width of their own
 
 
 class Backbone(nn.Module):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from modules.backbones.names import source_of
+from modules.backbones.names import SOURCES, source_of
 from modules.backbones.protocol import Backbone, Needs
 from util import InputError, first_line
 
@@ -19,27 +21,16 @@ def load_backbone(
     linear_patch: str = "2d",
     activation: str | None = None,
     heads: Sequence[int] | None = None,
-    embed_dim: int = 512,
 ) -> tuple[Backbone, str]:
     """The towers called `name`, with their weights: (Backbone, where the weights come from, for the log).
 
-    `notes` gets lines to tell the user. `linear_patch`, `activation`, `heads`: of OpenAI's layout; `embed_dim`: of a
-    pair. InputError where the towers cannot do what the setting needs (before any weights are read), where a package
-    is missing, or where the weights are not known to fit.
+    `notes` gets lines to tell the user. `linear_patch`, `activation`, `heads`: of OpenAI's layout. InputError where the
+    towers cannot do what the setting needs (before any weights are read), where a package is missing, or where the
+    weights are not known to fit.
     """
     source = source_of(name)
-    if source == "hf":
-        from modules.backbones import hf
-
-        return hf.load(name.removeprefix("hf:"), needs, notes)
-    if source == "open_clip":
-        from modules.backbones import open_clip
-
-        return open_clip.load(name.removeprefix("open_clip:"), needs, notes)
-    if source == "pair":
-        from modules.backbones import pair
-
-        return pair.load(name.removeprefix("pair:"), needs, notes, embed_dim)
+    if source in SOURCES:
+        return _file_of(source).load(name.removeprefix(f"{source}:"), needs, notes)
     from modules.backbones.openai import build_clip, published_note
 
     clip, path = build_clip(name, linear_patch, needs.vision, activation=activation, heads=heads, notes=notes)
@@ -66,24 +57,17 @@ def restore_backbone(
         sizes = ClipSizes(**recipe["sizes"])
         check_given(sizes, activation, heads, "the checkpoint's CLIP")
         return CLIP(sizes, linear_patch, vision)
-    if source == "hf":
-        from modules.backbones import hf
-
-        backbone: Backbone = hf.restore(recipe, vision)
-    elif source == "open_clip":
-        from modules.backbones import open_clip
-
-        backbone = open_clip.restore(recipe, vision)
-    elif source == "pair":
-        from modules.backbones import pair
-
-        backbone = pair.restore(recipe, vision)
-    else:
+    if source not in SOURCES:
         raise InputError(
             f"the checkpoint's towers are of a source {str(source)[:50]!r}, which this program does not have"
         )
+    backbone: Backbone = _file_of(source).restore(recipe, vision)
     _try_out(backbone)
     return backbone
+
+
+def _file_of(source: str) -> ModuleType:
+    return importlib.import_module(f"modules.backbones.{source}")
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 
+from modules.backbones.names import SOURCES
 from modules.backbones.published import PUBLISHED
 from util import InputError, first_line
 
@@ -133,7 +134,7 @@ def _why_no_file(path: Path) -> str:
     return (
         "no CLIP weights here: no such file. --pretrained_clip_name takes the path of a weights file, ViT-tiny/8 "
         f"(from scratch), the name of one that OpenAI published ({', '.join(PUBLISHED)}), or other towers: "
-        "hf:NAME_OR_FOLDER, open_clip:ARCH/TAG, open_clip:ARCH@FILE, pair:IMAGE+TEXT, small (docs/TOWERS.md)"
+        f"{', '.join(SOURCES.values())}, small (docs/TOWERS.md)"
     )
 
 

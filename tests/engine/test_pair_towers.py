@@ -58,7 +58,7 @@ def test_a_run_trains_the_projections_and_the_towers_only_where_it_is_asked_to(t
     image, flags = SETTINGS[name]
     assert "the projections start afresh" in printed
     pair = f"pair:{image}@{towers / 'image.safetensors'}+{towers / 'text'}"
-    before = load_backbone(pair, Needs(), [], embed_dim=24)[0].state_dict()
+    before = load_backbone(pair, Needs(embed_dim=24), [])[0].state_dict()
     after = checkpoint.load(run_folder / "checkpoint_best.pt")["model"]
     there = {key for key in before if f"backbone.{key}" in after}
     assert any(key.startswith("visual.") for key in there) == (name != "qc")
@@ -85,7 +85,7 @@ def test_two_processes_train_as_one(place, name):
     )
     towers = place.folder / f"towers of {name} of 1"
     pair = f"pair:{SETTINGS[name][0]}@{towers / 'image.safetensors'}+{towers / 'text'}"
-    start = load_backbone(pair, Needs(), [], embed_dim=24)[0].state_dict()
+    start = load_backbone(pair, Needs(embed_dim=24), [])[0].state_dict()
     for key, tensor in one.items():
         own = key.removeprefix("backbone.")
         tower = key.startswith("backbone.") and own not in NEW

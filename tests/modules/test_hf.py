@@ -15,6 +15,7 @@ from modules.backbones.sources import empty_backbone, load_backbone, restore_bac
 from modules.emotion_encoder import clip_vectors
 from tests import tower_models
 from tests.tower_models import KINDS, PATCH, SIZE, TEXTS, WIDTH
+from tests.tower_protocol import check_towers
 from util import InputError
 
 tower_models.import_transformers()
@@ -492,6 +493,10 @@ def test_without_a_preprocessor_the_authors_own_is_assumed_and_said(kind, mean, 
     notes = []
     assert list(load_backbone(f"hf:{folder}", Needs(), notes)[0].image_input.mean) == mean
     assert len(notes) == 1 and "preprocessor_config.json" in notes[0]
+
+
+def test_they_keep_to_the_protocol(pair):
+    check_towers(pair[0])
 
 
 # --- checkpoints

@@ -44,7 +44,8 @@ POOLINGS = {
 
 def loaded(name, needs=None, embed_dim=16, notes=None):
     torch.manual_seed(0)
-    return load_backbone(name, needs or Needs(), [] if notes is None else notes, embed_dim=embed_dim)[0]
+    needs = (needs or Needs())._replace(embed_dim=embed_dim)
+    return load_backbone(name, needs, [] if notes is None else notes)[0]
 
 
 def pixels_of(backbone, number=3, seed=0):

@@ -15,7 +15,7 @@ import zipfile
 import pytest
 import torch
 
-from modules.backbones.names import PREFIXES
+from modules.backbones.names import SOURCES
 from modules.backbones.openai import CLIP, build_clip
 from modules.backbones.weights_file import read_archive, read_weights
 from tests.model_parts import write_archive
@@ -325,7 +325,7 @@ def test_a_folder_is_named_and_so_are_the_names_that_there_are(tmp_path):
         with pytest.raises(InputError) as error:
             build_clip(name)
         assert all(word in str(error.value) for word in (name, "ViT-B/16", "ViT-L/14@336px", "ViT-tiny/8"))
-        assert all(word in str(error.value) for word in (*PREFIXES, "small"))
+        assert all(word in str(error.value) for word in (*(f"{source}:" for source in SOURCES), "small"))
         assert "preprocess.download" not in str(error.value)
 
 
