@@ -4,7 +4,6 @@ import pytest
 
 from engine.arguments import METHOD_NAMES, build_parser, parse_arguments, without_effect
 from engine.methods import GROUPS, METHODS
-from tests.conftest import ROOT
 
 TRAIN, EVAL = ["--do_train", "--output_dir", "x"], ["--do_eval", "--output_dir", "x"]
 
@@ -91,13 +90,3 @@ def test_flags_without_effect_are_told_apart(name):
     for flag in useless:
         with pytest.raises(SystemExit):
             parse_arguments([*task, "--method", name, *useful, f"--{flag}", common[flag]])
-
-
-def test_the_documentation_lists_every_method_with_its_flags():
-    text = (ROOT / "docs" / "MODEL.md").read_text(encoding="utf-8")
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")
-    ]
-    listed = {row[0].strip("`"): row[-1].strip("`") for row in rows}
-    for name in METHOD_NAMES:
-        assert listed[name].split() == (list(METHODS[name].flags) or ["(none)"])
