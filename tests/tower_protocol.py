@@ -50,26 +50,24 @@ def check_texts(backbone):
     return sentence
 
 
-def pixels_of(backbone):
-    size = backbone.image_input.size
-    drawn = torch.randint(256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return backbone.normalise(drawn)
+def drawn(shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def check_images(backbone):
-    pixels = pixels_of(backbone)
+    size = backbone.image_input.size
+    pixels = backbone.normalise((64 * drawn((3, 3, size, size)) + 128).clamp(0, 255).to(torch.uint8))
     pooled, patches = backbone.encode_image(pixels)
     assert pooled.shape == (3, backbone.embed_dim) and pooled.dtype == torch.float32
     assert patches is None or patches.shape == (3, backbone.patches, backbone.embed_dim)
     assert (patches is not None) == bool(backbone.patches)
     close(backbone.encode_image(pixels[1:2])[0], pooled[1:2])
     if (first := backbone.first_convolution()) is not None:
-        bias = torch.zeros_like(first(pixels))
-        close(backbone.encode_image(pixels, bias)[0], pooled)
-        assert (backbone.encode_image(pixels, bias + 1)[0] - pooled).abs().max() > 1e-4
+        bias = drawn(first(pixels).shape)
+        close(backbone.encode_image(pixels, 0 * bias)[0], pooled)
+        assert (backbone.encode_image(pixels, bias)[0] - pooled).abs().max() > 1e-4
     if backbone.token_width is not None:
-        token = torch.ones(3, backbone.token_width)
-        with_token, places = backbone.encode_image(pixels, None, token)
+        with_token, places = backbone.encode_image(pixels, None, drawn((3, backbone.token_width)))
         assert (with_token - pooled).abs().max() > 1e-4
         assert (places is None) == (patches is None) and (patches is None or places.shape == patches.shape)
     return pooled

@@ -30,6 +30,7 @@ from tests.pair_models import (
     write_pooling,
     write_text,
 )
+from tests.tower_protocol import check_towers
 from util import InputError
 
 POOLINGS = {
@@ -66,6 +67,11 @@ def names(folder):
 @pytest.fixture(scope="module")
 def pairs(names):
     return {image: loaded(name) for image, name in names.items()}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_they_keep_to_the_protocol(pairs, image):
+    check_towers(pairs[image])
 
 
 # --- features
@@ -623,7 +629,7 @@ def test_timms_own_weights_are_taken_where_no_file_is_named(tmp_path, monkeypatc
     network, make = random_network("test_vit"), timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, **o: network if o["pretrained"] else make(name, **o))
     write_text(tmp_path)
-    backbone, source = load(f"test_vit+{tmp_path}", Needs(), [], 16)
+    backbone, source = load(f"test_vit+{tmp_path}", Needs(embed_dim=16), [])
     assert f"timm/test_vit.r160_in1k and {tmp_path}" in source
     with torch.no_grad():
         pixels = pixels_of(backbone)
@@ -743,6 +749,6 @@ def test_a_recipe_of_towers_that_do_not_run_is_an_error(pairs, spoil):
 
 
 def test_the_source_of_the_weights_is_told(names):
-    _, source = load(names["test_vit"].removeprefix("pair:"), Needs(), [], 16)
+    _, source = load(names["test_vit"].removeprefix("pair:"), Needs(), [])
     image, text = names["test_vit"].removeprefix("pair:test_vit@").split("+")
     assert source == f"{image} and {text}; the projections start afresh"
