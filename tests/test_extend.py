@@ -73,9 +73,9 @@ def old_scores():
 
 
 def commands():
-    """The words of each line of the page's blocks of commands."""
+    """The lines of the page's blocks of commands."""
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
+    return "".join(blocks).replace("\\\n", "").splitlines()
 
 
 def test_the_additions_of_the_page_work(copy):
