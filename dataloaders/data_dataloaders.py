@@ -129,24 +129,24 @@ def tokenise(
         "topics": len(split.queries),
         "memes": len(split.memes),
         "records": len(split),
-        "memes per topic": round(len(split) / len(split.queries), 2),
+        "memes_per_topic": round(len(split) / len(split.queries), 2),
     }
     queries = TokenTable(split.queries, tokenizer, args.max_words)
-    counts["queries cut"] = queries.counts()
-    counts["queries read"] = readability(split.queries, queries, tokenizer)
+    counts["queries_cut"] = queries.counts()
+    counts["queries_read"] = readability(split.queries, queries, tokenizer)
     if captions_needed:
         all_captions = [texts(meme, args.caption_source) for meme in split.memes]
         kept = [texts_of_one[: args.max_captions] for texts_of_one in all_captions]
         offsets = np.concatenate([[0], np.cumsum([len(group) for group in kept])])
         written = [text for group in kept for text in group]
         captions = TokenTable(written, tokenizer, args.max_caption_words)
-        counts["captions cut"] = captions.counts()
-        counts["captions read"] = readability(written, captions, tokenizer)
-        counts["captions left out (--max_captions)"] = sum(map(len, all_captions)) - len(captions)
+        counts["captions_cut"] = captions.counts()
+        counts["captions_read"] = readability(written, captions, tokenizer)
+        counts["captions_left_out"] = sum(map(len, all_captions)) - len(captions)
     emotions = [emotion_ids(meme.emotions, emotion_index) for meme in split.memes]
     unknown = sorted({word for meme in split.memes for word in meme.emotions} - emotion_index.keys())
-    counts["memes without emotions"] = sum(not meme.emotions for meme in split.memes)
-    counts["emotions outside the vocabulary"] = unknown
+    counts["memes_without_emotions"] = sum(not meme.emotions for meme in split.memes)
+    counts["emotions_outside_the_vocabulary"] = unknown
     return SplitData(split, queries, captions, offsets, emotions, images), counts
 
 
@@ -156,15 +156,15 @@ def count_lines(counts: Mapping[str, dict[str, Any]], emotions_are_read: bool) -
     for name, of_split in counts.items():
         lines.append(f"{name}: {of_split['records']} records, {of_split['topics']} topics, {of_split['memes']} memes")
         for kind in ("queries", "captions"):
-            cut = of_split.get(f"{kind} cut")
+            cut = of_split.get(f"{kind}_cut")
             if cut and cut["cut"]:
                 lines.append(
                     f"  {cut['cut']} of {cut['texts']} {kind} are longer than {cut['limit']} tokens and lose their "
-                    f"end: {cut['tokens lost']} tokens in all, at most {cut['most lost by one']} in one"
+                    f"end: {cut['tokens_lost']} tokens in all, at most {cut['most_lost_by_one']} in one"
                 )
-        if left_out := of_split.get("captions left out (--max_captions)"):
+        if left_out := of_split.get("captions_left_out"):
             lines.append(f"  {left_out} captions beyond --max_captions are left out")
-        if emotions_are_read and (unknown := of_split["emotions outside the vocabulary"]):
+        if emotions_are_read and (unknown := of_split["emotions_outside_the_vocabulary"]):
             lines.append(
                 f"  {len(unknown)} emotion words are not in the model's vocabulary, read as unknown: {unknown[:20]}"
             )

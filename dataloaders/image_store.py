@@ -69,7 +69,7 @@ class ImageStore:
         self.shape = (3, settings["size"], settings["size"])
         folder = os.path.realpath(images)
         shown = folder.encode("utf-8", "backslashreplace").decode()
-        self.facts = {"images": shown, "settings": settings, "made by": versions()}
+        self.facts = {"images": shown, "settings": settings, "made_by": versions()}
         digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
         self.folder = Path(cache) / f"{Path(folder).name}-{digest[:16]}"
         self.sizes = {FRAMES: 0, ENTRIES: 0}

@@ -37,7 +37,7 @@ def script_of(text: str) -> str:
 
 
 def readability(texts: Sequence[str], table: TokenTable, tokenizer: TextTokenizer) -> dict[str, dict[str, int]]:
-    """{script: {"texts", "tokens", "unreadable tokens"}} of the texts, the most frequent script first.
+    """{script: {"texts", "tokens", "unreadable_tokens"}} of the texts, the most frequent script first.
 
     table: the texts' tokens, as the tower gets them.
     """
@@ -46,24 +46,24 @@ def readability(texts: Sequence[str], table: TokenTable, tokenizer: TextTokenize
     lost_of_text = np.diff(np.concatenate([[0], lost.cumsum()])[table.offsets])
     found: dict[str, dict[str, int]] = {}
     for text, tokens, of_text in zip(texts, np.diff(table.offsets).tolist(), lost_of_text.tolist(), strict=True):
-        counts = found.setdefault(script_of(text), {"texts": 0, "tokens": 0, "unreadable tokens": 0})
+        counts = found.setdefault(script_of(text), {"texts": 0, "tokens": 0, "unreadable_tokens": 0})
         counts["texts"] += 1
         counts["tokens"] += tokens
-        counts["unreadable tokens"] += of_text
+        counts["unreadable_tokens"] += of_text
     return dict(sorted(found.items(), key=lambda item: -item[1]["texts"]))
 
 
 def readability_lines(counts: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """What the log says of all splits together: nothing where the tower reads nearly all of it.
 
-    counts: a dict for each split, in which `queries read` and, where it has captions, `captions read` are what
+    counts: a dict for each split, in which `queries_read` and, where it has captions, `captions_read` are what
     `readability` gives.
     """
     counts, much = list(counts), False
     for kind in ("queries", "captions"):
         sums: dict[str, np.ndarray] = {}  # texts, tokens and unreadable ones by script
         for of_split in counts:
-            for script, values in of_split.get(f"{kind} read", {}).items():
+            for script, values in of_split.get(f"{kind}_read", {}).items():
                 sums[script] = sums.get(script, np.zeros(3, np.int64)) + list(values.values())
         shares = {script: lost / max(tokens, 1) for script, (_, tokens, lost) in sums.items()}
         if not any(share >= FEW for share in shares.values()):

@@ -44,8 +44,8 @@ class TokenTable:
             "texts": len(self),
             "cut": len(cut),
             "limit": self.max_tokens,
-            "tokens lost": int(cut.sum()),
-            "most lost by one": int(cut.max(initial=0)),
+            "tokens_lost": int(cut.sum()),
+            "most_lost_by_one": int(cut.max(initial=0)),
         }
 
 

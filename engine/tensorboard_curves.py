@@ -28,7 +28,7 @@ class TensorBoardCurves:
         """A line of losses.jsonl: the losses, α, the learning rates, the records per second."""
         values = {f"loss/{name}": value for name, value in line["losses"].items()}
         values |= {f"lr/{name}": value for name, value in line["lr"].items()}
-        self._add(line, values | {"alpha": line["alpha"], "records per second": line["records/s"]})
+        self._add(line, values | {"alpha": line["alpha"], "records per second": line["records_per_second"]})
 
     def add_evaluation(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl: every metric of every score on val, query to meme, and α's mean."""

@@ -96,7 +96,7 @@ def gain_of_fusing(
     select_metric: str,
     seed: int,
 ) -> dict[str, Any]:
-    """Fused minus one part, query to meme: {"part", "chosen by", "metrics": {name: {"gain", "interval"}}}.
+    """Fused minus one part, query to meme: {"part", "chosen_by", "metrics": {name: {"gain", "interval"}}}.
 
     The part was chosen on val by `select_metric`; R@1 and mAP are compared too. The intervals are those of the paired
     bootstrap over queries, 95 %.
@@ -108,7 +108,7 @@ def gain_of_fusing(
         column = names.index(name)
         gain, low, high, _ = paired_bootstrap(fused[:, column], alone[:, column], seed)
         gains[name] = {"gain": gain, "interval": [low, high]}
-    return {"part": part, "chosen by": select_metric, "metrics": gains}
+    return {"part": part, "chosen_by": select_metric, "metrics": gains}
 
 
 def test_results(
@@ -128,10 +128,10 @@ def test_results(
             "meme_to_query": {"metrics": metrics.random_expectation(relevance.transposed())},
         },
         "alpha": alpha,
-        "fused minus the better part": gain,
+        "fused_minus_the_better_part": gain,
         "queries": relevance.shape[0],
         "memes": relevance.shape[1],
-        "relevant pairs": len(relevance.query),
+        "relevant_pairs": len(relevance.query),
     }
 
 
@@ -177,7 +177,7 @@ def run_facts(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "device": run_record.device_name(device),
         "processes": distributed.world_size(),
         "versions": run_record.versions(),
-        "peak memory (MiB)": run_record.peak_memory_mb(device),
+        "peak_memory_mib": run_record.peak_memory_mb(device),
     }
 
 
@@ -193,21 +193,21 @@ def write(
 ) -> None:
     """Print the table and write metrics.json."""
     record = run_facts(args, device) | {
-        "best epoch": trainer.best if trainer is not None else None,
+        "best_epoch": trainer.best if trainer is not None else None,
         "alpha": results["alpha"],
-        "trained alpha": trained_alpha(args, model.fusion),
+        "trained_alpha": trained_alpha(args, model.fusion),
         "test": results,
         "counts": counts,
         "parameters": parameters(args, model, trainer),
         "seconds": {
             "training": round(trainer.progress.seconds, 1) if trainer is not None else None,
-            "evaluation on val": round(trainer.progress.evaluating, 1) if trainer is not None else None,
+            "evaluation_on_val": round(trainer.progress.evaluating, 1) if trainer is not None else None,
             "all": round(seconds, 1),
         },
-        "records/s": round(trainer.progress.records_per_second, 2) if trainer is not None else None,
+        "records_per_second": round(trainer.progress.records_per_second, 2) if trainer is not None else None,
     }
     if trainer is not None:
-        line = {"split": "test", **record["best epoch"], "alpha": results["alpha"], "scores": results["scores"]}
+        line = {"split": "test", **record["best_epoch"], "alpha": results["alpha"], "scores": results["scores"]}
         run_record.write_lines(args, "metrics.jsonl", [*trainer.progress.history, line])
     write_json(Path(args.output_dir) / "metrics.json", record)  # last: a run that has it is finished
     for text in [*table_lines(results), *weights_lines(args, model, results)]:
@@ -226,15 +226,15 @@ def table_lines(results: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"test split, query to meme: {results['queries']} queries, {results['memes']} memes, "
-        f"{results['relevant pairs']} relevant pairs; {metrics.UNITS}; 95 % bootstrap intervals over queries"
+        f"{results['relevant_pairs']} relevant pairs; {metrics.UNITS}; 95 % bootstrap intervals over queries"
     )
     yield metrics.format_table(rows)
-    if (found := results["fused minus the better part"]) is not None:
+    if (found := results["fused_minus_the_better_part"]) is not None:
         gains = "  ".join(
             f"{name} {each['gain']:+.2f} [{each['interval'][0]:+.2f},{each['interval'][1]:+.2f}]"
             for name, each in found["metrics"].items()
         )
-        yield f"fused minus {PARTS[found['part']]}, the better part on val by {found['chosen by']}: {gains}"
+        yield f"fused minus {PARTS[found['part']]}, the better part on val by {found['chosen_by']}: {gains}"
 
 
 def weights_lines(args: argparse.Namespace, model: IEF, results: Mapping[str, Any]) -> Iterator[str]:

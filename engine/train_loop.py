@@ -20,6 +20,7 @@ from dataloaders.meme_dataset import SplitData
 from dataloaders.meme_records import fingerprint
 from engine import checkpoint, distributed, run_record, stop_signals
 from engine.arguments import fits_each_epoch
+from engine.earlier_names import renamed
 from engine.memory_batch import TowersInPieces
 from engine.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from engine.output_folder import settle
@@ -182,7 +183,7 @@ class Trainer:
                 "steps from here on follow from the seed, the epoch and the record: the run ends as one of the same "
                 "kind, not at the numbers that it would have had"
             )
-        self.progress = Progress.of_checkpoint(state["progress"], self.args.resume_model)
+        self.progress = Progress.of_checkpoint(renamed(state["progress"]), self.args.resume_model)
         self.seconds_before = self.progress.seconds
         self.pending = state
         if self.tensorboard is not None:
@@ -369,7 +370,7 @@ class Trainer:
             "losses": progress.losses,
             "alpha": alpha,
             "lr": rates,
-            "records/s": round(rate, 2),
+            "records_per_second": round(rate, 2),
         }
         progress.displayed.append(line)
         if distributed.is_main():
@@ -407,7 +408,7 @@ class Trainer:
                 "step": progress.step,
                 "losses": progress.losses,
                 "alpha": alpha_summary(self.model, encoded),
-                "trained alpha": trained_alpha(self.args, fusion),
+                "trained_alpha": trained_alpha(self.args, fusion),
                 "scores": result,
             }
             progress.history.append(line)

@@ -257,7 +257,7 @@ def _report_fitted(
             "val_queries": n_val,
             "weights": [alpha, 1 - alpha],
             "coefficients": list(coefficients),
-            "val mAP": on_val["fused"],
+            "val_mAP": on_val["fused"],
         },
         "query_to_meme": {"queries": len(rest), "rows": _named(rows)},
         "gain": {

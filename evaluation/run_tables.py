@@ -32,9 +32,9 @@ def report_runs(runs: Mapping[str, str], qrels_path: str, as_trec: bool, seed: i
         intervals = bootstrap_intervals(chosen, values[:, known], seed)
         rows.append((name, means | _as_trec_prints(columns, values), intervals))
         lacking = {
-            "queries without a line": len(qrels.relevant.keys() - run.keys()),
-            "relevant memes not found": int(np.isinf(ranked.ranks).sum()),
-            "other queries": len(run.keys() - qrels.relevant.keys()),
+            "queries_without_a_line": len(qrels.relevant.keys() - run.keys()),
+            "relevant_memes_not_found": int(np.isinf(ranked.ranks).sum()),
+            "other_queries": len(run.keys() - qrels.relevant.keys()),
         }
         notes.append(f"{name}: {_told(*lacking.values())}")
         stored.append({"name": name, "metrics": means, "intervals": intervals} | lacking)

@@ -44,6 +44,7 @@ def make_community(source, out, kind="topics", limit=None, max_templates=None, s
     without a row. workers: processes that draw; what they write does
     not depend on their number. Raises InputError for broken data, and if `out` holds anything else.
     """
+    from preprocess.building.folder import without_spaces
     from preprocess.imgflip575k.images import Job, draw_missing
 
     out = Path(out)
@@ -69,13 +70,13 @@ def make_community(source, out, kind="topics", limit=None, max_templates=None, s
     manifest = {
         "arguments": arguments,
         "memes": {"read": counts.pop("read", 0), "clean": len(memes), "used": len(chosen)},
-        "dropped": dict(counts.most_common()),
+        "dropped": without_spaces(dict(counts.most_common())),
         "templates": {
             "used": len(pictures),
-            "without a row": checkout.without_row,
-            "without memes": checkout.without_memes,
-            "without a picture": checkout.without_picture,
-            "without a description": checkout.undescribed,
+            "without_a_row": checkout.without_row,
+            "without_memes": checkout.without_memes,
+            "without_a_picture": checkout.without_picture,
+            "without_a_description": checkout.undescribed,
         },
         **{split: {"records": len(rows[split]), "topics": len({row[1] for row in rows[split]})} for split in SPLITS},
     }
@@ -137,22 +138,22 @@ def report(manifest, out, table):
 
     memes, templates = manifest["memes"], manifest["templates"]
     why = ", which have a title of their own" if manifest["arguments"]["kind"] == "titles" else ""
-    if slugs := templates["without a row"]:
+    if slugs := templates["without_a_row"]:
         if manifest["arguments"]["all_templates"]:
             yield f"templates of which nothing is said but their name, without emotions: {', '.join(slugs)}"
         else:
             yield f"templates left out, as the table has no row for them: {', '.join(slugs)}"
         yield f"  (to describe one, add a line to {table}: its name, its emotions, a sentence that says what it shows;"
         yield "  --all_templates uses those without a line as well)"
-    if faults := templates["without a picture"]:
+    if faults := templates["without_a_picture"]:
         yield "templates left out, as there is no picture that can be read:"
         yield from (f"  {slug}: {fault}" for slug, fault in faults.items())
-    if slugs := templates["without a description"]:
+    if slugs := templates["without_a_description"]:
         yield f"templates of which the checkout has no other names: {', '.join(slugs)}"
-    if slugs := templates["without memes"]:
+    if slugs := templates["without_memes"]:
         yield f"rows of {table} for which the checkout has no memes: {', '.join(slugs)}"
     yield f"{memes['read']:9,} memes read"
-    yield from (f"{count:9,}   dropped: {reason}" for reason, count in manifest["dropped"].items())
+    yield from (f"{count:9,}   dropped: {reason.replace('_', ' ')}" for reason, count in manifest["dropped"].items())
     yield f"{memes['clean']:9,} clean"
     yield f"{memes['used']:9,} used{why}, on {templates['used']} templates; {manifest['drawn']:,} drawn now"
     yield ""

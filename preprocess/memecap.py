@@ -41,7 +41,7 @@ def make_community(source, out, query, images=None, ocr=None, emotions="none", s
     out = Path(out)
     check(out, split, text=ocr is None, faces=emotions == "faces")
     from preprocess.annotation.emotion_words import read_emotion_table
-    from preprocess.building.folder import counted, hashes_file, write_dropped, write_splits
+    from preprocess.building.folder import counted, hashes_file, without_spaces, write_dropped, write_splits
     from preprocess.building.inputs import Source
     from preprocess.building.meme_groups import near_duplicate_groups
     from preprocess.building.merging import gather
@@ -73,10 +73,10 @@ def make_community(source, out, query, images=None, ocr=None, emotions="none", s
     manifest = {
         "arguments": arguments | {"version": VERSION, "data": data},
         "posts": found.read,
-        "left out": counted(community.dropped),
+        "left_out": without_spaces(counted(community.dropped)),
         "text": f"from {Path(ocr).name}" if ocr else models(readings),
         "emotions": models(readings) if emotions == "faces" else "none are given",
-        "further queries": asked if query == "meaning" else {},
+        "further_queries": asked if query == "meaning" else {},
         **counts(community, splits),
     }
     write_splits(out, community, splits)
@@ -147,11 +147,11 @@ def counts(community, splits):
     value = {
         "memes": {
             "used": len(memes),
-            "exact copies": sum(map(len, community.merged.values())),
+            "exact_copies": sum(map(len, community.merged.values())),
             "groups": groups,
-            "near-duplicates": near,
-            "with text": sum(bool(meme.text.strip()) for meme in memes),
-            "with emotions": sum(bool(meme.emotions) for meme in memes),
+            "near_duplicates": near,
+            "with_text": sum(bool(meme.text.strip()) for meme in memes),
+            "with_emotions": sum(bool(meme.emotions) for meme in memes),
         }
     }
     for number, name in enumerate(SPLITS):
@@ -161,8 +161,8 @@ def counts(community, splits):
             "memes": len(here),
             "topics": len({record.topic_id for record in of_split}),
             "records": len(of_split),
-            "with captions": sum(bool(meme.captions) for meme in here),
-            "with text": sum(bool(meme.text.strip()) for meme in here),
+            "with_captions": sum(bool(meme.captions) for meme in here),
+            "with_text": sum(bool(meme.text.strip()) for meme in here),
         }
     return value
 

@@ -114,14 +114,14 @@ def _run(args, shared, folder):
     facts = test_record.run_facts(args, device)
     facts["versions"][package] = importlib.metadata.version(package)
     record = facts | {
-        "best epoch": None,
+        "best_epoch": None,
         "alpha": None,
-        "trained alpha": None,
+        "trained_alpha": None,
         "test": results,
         "counts": counts,
         "parameters": {"all": reference.parameters, "trained": 0},
-        "seconds": {"training": None, "evaluation on val": None, "all": round(time.monotonic() - started, 1)},
-        "records/s": None,
+        "seconds": {"training": None, "evaluation_on_val": None, "all": round(time.monotonic() - started, 1)},
+        "records_per_second": None,
     }
     write(shared, record, logger)
 
@@ -132,8 +132,8 @@ def counts_of(split, documents):
         "topics": len(split.queries),
         "memes": len(split.memes),
         "records": len(split),
-        "memes per topic": round(len(split) / len(split.queries), 2),
-        "memes without captions": sum(not document for document in documents),
+        "memes_per_topic": round(len(split) / len(split.queries), 2),
+        "memes_without_captions": sum(not document for document in documents),
     }
 
 

@@ -23,6 +23,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
+def names_with_spaces(record):
+    """The names in a JSON value, at any depth, in which there is white space."""
+    if isinstance(record, dict):
+        here = {name for name in record if len(name.split()) != 1}
+        return here.union(*map(names_with_spaces, record.values()))
+    return set().union(*map(names_with_spaces, record)) if isinstance(record, list) else set()
+
+
 @pytest.fixture(scope="module")
 def browser():
     from tests.browser import launched

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.earlier_names import renamed
 from scripts import make_tables, report, reproduce
-from tests.conftest import ROOT
+from tests.conftest import ROOT, names_with_spaces
 from tests.tiny_community import read_csv, read_json, run
 
 KINDS = ("joint", "staged")
 LATER = ("R@100", "MRR", "MAP@R")  # metrics that are newer
-RESULTS = ("test", "alpha", "best epoch", "counts", "parameters")  # of metrics.json
+RESULTS = ("test", "alpha", "best_epoch", "counts", "parameters")  # of metrics.json
 SEEDS = {"bm25": [0], "clip4clip_meanp": [0, 1], "drl_wti": [0, 1], "ief": [0, 1], "ief_no_emotions": [0, 1]}
 REPRODUCE = [
     *("--dry_run", "--communities", "demo", "--methods", *SEEDS, "--seeds", "0", "1"),
@@ -61,7 +62,9 @@ def assert_same_results(metrics, expected, names=RESULTS):
 def losses(folder):
     """The lines of losses.jsonl without the speed."""
     lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in line.items() if name != "records/s"} for line in lines]
+    return [
+        {name: value for name, value in line.items() if name != "records_per_second"} for line in map(renamed, lines)
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,6 +84,7 @@ def test_a_killed_run_goes_on_and_ends_as_the_one_that_ran_through(earlier, kind
     assert "step 1/9" not in printed, "it began anew"
     assert 0 < steps_before < len(losses(through))
     assert len(losses(killed)) == len(losses(through))
+    assert "records/s" not in (killed / "losses.jsonl").read_text(encoding="utf-8")  # of no line, old or new
     assert printed.count("was written when each process drew its own dropout masks") == (kind == "joint")
     if kind == "joint":
         found, expected = losses(killed), losses(through)
@@ -97,10 +101,11 @@ def test_a_killed_run_goes_on_and_ends_as_the_one_that_ran_through(earlier, kind
     for line in [*found, *expected]:  # α of θ, which staged training leaves as it was: it is not told any more
         line.pop("alpha")
     assert_same(found, expected, 1e-4)
-    found, expected = (read_json(folder / "metrics.json") for folder in (killed, through))
+    found, expected = read_json(killed / "metrics.json"), renamed(read_json(through / "metrics.json"))
+    assert not names_with_spaces(found)
     for result in (found, expected):  # the third step was a grid, and is a fit now
         del result["test"]["scores"]["fused"], result["test"]["alpha"]
-    assert_same_results(found, expected, ("test", "best epoch", "counts", "parameters"))
+    assert_same_results(found, expected, ("test", "best_epoch", "counts", "parameters"))
     assert "staged training, step 3: α = " in printed and "fitted on val" in printed
 
 
@@ -110,7 +115,7 @@ def test_a_checkpoint_has_the_results_of_its_run(earlier, tmp_path, kind):
     argv = ["--do_eval", "--init_model", str(checkpoint), "--data_path", str(earlier / "data" / "demo")]
     code, printed = run([*argv, "--output_dir", str(tmp_path), "--device", "cpu"])
     assert code == 0, printed
-    expected = read_json(checkpoint.parent / "metrics.json")
+    expected = renamed(read_json(checkpoint.parent / "metrics.json"))
     assert_same_results(read_json(tmp_path / "metrics.json"), expected, ("test", "alpha"))
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import metrics
 from metrics import RankCounter, Relevance, ranks_from_rows, relevant_ranks, retrieval_metrics
+from tests.conftest import names_with_spaces
 from util import InputError, NotFinite
 
 NAMES = ["R@1", "R@5", "R@10", "R@20", "R@50", "R@100", "recall@1", "recall@5", "recall@10", "recall@20", "recall@50"]
@@ -715,8 +716,9 @@ def test_weights_are_fitted_on_one_part_and_reported_on_the_other(fitted, capsys
     alpha, oracle = stored["fitted"]["weights"][0], stored["oracle"]["weights"][0]
     assert (alpha, oracle) == pytest.approx((best(val), best(rest)), abs=1e-3)
     assert abs(alpha - oracle) > 0.01, "the test is to tell the two apart"
+    assert not names_with_spaces(stored)
     assert stored["fitted"]["val_queries"] == len(val) and stored["query_to_meme"]["queries"] == len(rest)
-    assert stored["fitted"]["val mAP"] == pytest.approx(quality(alpha, val), abs=1e-4)
+    assert stored["fitted"]["val_mAP"] == pytest.approx(quality(alpha, val), abs=1e-4)
     rows = {row["name"]: row["metrics"]["mAP"] for row in stored["query_to_meme"]["rows"]}
     expected = {"qi": 1, "qc": 0, "fused": alpha, "oracle": oracle}
     assert {name: rows[name] for name in expected} == pytest.approx(

@@ -40,7 +40,7 @@ def test_every_file_can_be_imported_and_a_run_trains_and_is_evaluated(tmp_path):
     assert done.returncode == 0, done.stderr
     for folder in ("run", "test"):
         found = read_json(tmp_path / folder / "metrics.json")
-        assert found["peak memory (MiB)"] == {} and found["test"]["queries"] == 8
+        assert found["peak_memory_mib"] == {} and found["test"]["queries"] == 8
 
 
 def test_memory_is_not_said_where_the_system_does_not_say_it(monkeypatch):

@@ -200,7 +200,7 @@ def read_json(path):
 
 def comparable(metrics):
     """metrics.json's content without what differs between equal runs: times, memory, the command."""
-    differing = ("seconds", "records/s", "peak memory (MiB)", "command")
+    differing = ("seconds", "records_per_second", "peak_memory_mib", "command")
     return {key: value for key, value in metrics.items() if key not in differing}
 
 

@@ -98,6 +98,11 @@ def write_dropped(path, dropped, place):
 def counted(dropped):
     """{kind of reason: how many records}, the most frequent first."""
     return dict(Counter(reason.kind for _, reason in dropped).most_common())
+def without_spaces(counts):
+    """{text: number}, the texts as names in a JSON record: without spaces."""
+    return {text.replace(" ", "_"): number for text, number in counts.items()}
+
+
 
 
 def place_images(source, target, paths, link):
@@ -134,7 +139,7 @@ def write_manifest(folder, args, counts, community):
     value = {
         "arguments": arguments,
         "counts": counts,
-        "dropped": counted(community.dropped),
+        "dropped": without_spaces(counted(community.dropped)),
         "merged": community.merged,
         "versions": versions(),
     }

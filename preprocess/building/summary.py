@@ -42,12 +42,12 @@ def print_memes(community, compared, args, whole_templates):
         more = f" and {len(unknown) - SHOWN:,} more" if len(unknown) > SHOWN else ""
         print(f"Emotion words outside the table, kept as they are (--emotion_table): {words}{more}.")
     return {
-        "exact copies": copies,
-        "near-duplicate groups": near,
-        "memes in near-duplicate groups": in_near,
-        "template groups": templates,
-        "memes in template groups": in_templates,
-        "unknown emotion words": dict(unknown.most_common()),
+        "exact_copies": copies,
+        "near_duplicate_groups": near,
+        "memes_in_near_duplicate_groups": in_near,
+        "template_groups": templates,
+        "memes_in_template_groups": in_templates,
+        "unknown_emotion_words": dict(unknown.most_common()),
     }
 
 
@@ -92,7 +92,7 @@ def print_community(community, splits, args):
     if by_record:
         print(f"Topics that are in all three splits: {in_all:,} of {len(topic_ids):,}.")
         print_elsewhere(list(topic_ids), (in_topic > 0).all(axis=1), np.bincount(topics))
-    counts["templates in two splits"] = print_templates(community, splits)
+    counts["templates_in_two_splits"] = print_templates(community, splits)
     for name in SPLITS[1:]:
         if counts[name]["topics"] < FEW_TOPICS or counts[name]["memes"] <= FEW_MEMES:
             print_small(name, counts[name]["topics"], counts[name]["memes"])
@@ -108,9 +108,9 @@ def print_templates(community, splits):
         templates = len(np.unique(here)), len(np.unique(here[known]))
         found[name] = {
             "templates": templates[0],
-            "in train": templates[1],
+            "in_train": templates[1],
             "memes": len(here),
-            "of these": int(known.sum()),
+            "of_these": int(known.sum()),
         }
         parts.append(f"{name} {known.mean():.1%} of its memes ({templates[1]:,} of {templates[0]:,} templates)")
     print(f"Templates that train has as well: {', '.join(parts)}.")

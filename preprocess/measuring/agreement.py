@@ -122,7 +122,7 @@ def agreement(paths, raters, table):
         "images": len(keys),
         "kappa": "Cohen" if len(raters) == 2 else "Fleiss",
         "emotions": {
-            "as answered": kappa(_categories([[a.emotions for a in row] for row in rows])),
+            "as_answered": kappa(_categories([[a.emotions for a in row] for row in rows])),
             "mapped": kappa(_categories(emotions)),
             "words": _per_word(emotions),
         },

@@ -30,8 +30,10 @@ def kappa_rows(report):
             *(f"file {i + 1}" for i in range(len(report["files"]))),
         ]
     ]
-    for name in ("as answered", "mapped"):
-        rows.append([f"words joined, {name}", *_kappa_cells(emotions[name]), *([""] * len(report["files"]))])
+    for name in ("as_answered", "mapped"):
+        rows.append(
+            [f"words joined, {name.replace('_', ' ')}", *_kappa_cells(emotions[name]), *([""] * len(report["files"]))]
+        )
     for word, entry in list(emotions["words"].items())[:WORDS_SHOWN]:
         rows.append([f"  {word}", *_kappa_cells(entry), *(f"{count:,}" for count in entry["memes"])])
     return rows
@@ -63,7 +65,7 @@ def sentences(report):
     yield f"The same number of persons in all files: {100 * report['persons']['same_number']:.1f} % of the images."
     yield f"Texts within 10 % of edits: {100 * report['text']['at_most_0.1']:.1f} % of the images."
     kappas = report["emotions"]
-    if any(entry["constant"] for entry in (kappas["as answered"], kappas["mapped"], *kappas["words"].values())):
+    if any(entry["constant"] for entry in (kappas["as_answered"], kappas["mapped"], *kappas["words"].values())):
         yield f"* {CONSTANT}."
 
 

@@ -14,15 +14,17 @@ def report(manifest, out):
     memes = manifest["memes"]
     for name, count in manifest["posts"].items():
         yield f"{count:9,} posts in {name}"
-    yield from (f"{count:9,}   left out: {reason}" for reason, count in manifest["left out"].items())
-    yield f"{memes['used']:9,} memes; {memes['exact copies']:,} more have the same bytes as one of them, and are merged"
-    yield f"{memes['near-duplicates']:9,} are near-duplicates, in {memes['groups']:,} groups, each in one split"
-    yield f"{memes['with text']:9,} have text ({manifest['text']})"
-    yield f"{memes['with emotions']:9,} have emotion words ({manifest['emotions']})"
+    yield from (f"{count:9,}   left out: {reason.replace('_', ' ')}" for reason, count in manifest["left_out"].items())
+    yield f"{memes['used']:9,} memes; {memes['exact_copies']:,} more have the same bytes as one of them, and are merged"
+    yield f"{memes['near_duplicates']:9,} are near-duplicates, in {memes['groups']:,} groups, each in one split"
+    yield f"{memes['with_text']:9,} have text ({manifest['text']})"
+    yield f"{memes['with_emotions']:9,} have emotion words ({manifest['emotions']})"
     if manifest["arguments"]["emotions"] == "faces":
         yield f"{'':9} {REMARK}"
-    if further := manifest["further queries"]:
-        left_out = ", ".join(f"{count:,} left out ({reason})" for reason, count in further.items() if reason != "added")
+    if further := manifest["further_queries"]:
+        left_out = ", ".join(
+            f"{count:,} left out ({reason.replace('_', ' ')})" for reason, count in further.items() if reason != "added"
+        )
         yield f"{further['added']:9,} further queries of train memes; {left_out}"
     yield ""
     yield f"{'':5} {'memes':>9} {'topics':>9} {'records':>9}"
@@ -36,10 +38,10 @@ def report(manifest, out):
 def train_flags(manifest, out):
     """The flags of main_task_retrieval.py."""
     flags = ["--do_train", "--data_path", str(out), "--pretrained_clip_name", "small"]
-    if all(manifest[name]["with captions"] for name in SPLITS):
-        flags += ["--caption_source", "both"] * all(manifest[name]["with text"] for name in SPLITS)
+    if all(manifest[name]["with_captions"] for name in SPLITS):
+        flags += ["--caption_source", "both"] * all(manifest[name]["with_text"] for name in SPLITS)
     else:
-        flags += flags_for([name for name in SPLITS if manifest[name]["with text"]], SPLITS)
-    flags += ["--emotion_fusion", "none"] * (not manifest["memes"]["with emotions"])
+        flags += flags_for([name for name in SPLITS if manifest[name]["with_text"]], SPLITS)
+    flags += ["--emotion_fusion", "none"] * (not manifest["memes"]["with_emotions"])
     flags += batch_flags(manifest["train"]["records"])
     return [*flags, "--output_dir", f"runs/{Path(out).resolve().name}"]

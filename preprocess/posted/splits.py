@@ -46,7 +46,7 @@ def add_further_queries(community, splits, further):
     pairs = {
         (record.topic_id, meme) for record, meme in zip(community.records, community.record_meme.tolist(), strict=True)
     }
-    counts = {"added": 0, "asked in val or test": 0, "repeated": 0}
+    counts = {"added": 0, "asked_in_val_or_test": 0, "repeated": 0}
     records, memes = [], []
     for record, meme, split in zip(community.records, community.record_meme.tolist(), splits.tolist(), strict=True):
         if split != 0:
@@ -55,7 +55,7 @@ def add_further_queries(community, splits, further):
             new = Record(record.place, record.image, f"{record.image_id}-{number}", query, record.image_id)
             known, where = topics.setdefault(normalised_text(query), (new, 0))
             if where != 0:
-                counts["asked in val or test"] += 1
+                counts["asked_in_val_or_test"] += 1
             elif (known.topic_id, meme) in pairs:
                 counts["repeated"] += 1
             else:

@@ -36,7 +36,7 @@ def read_trained(folder):
     if not run.trained or not (folder / BEST).is_file():
         raise InputError(f"{folder}: found no {BEST} of a training that has ended, expected a training run's folder")
     state = checkpoint.load(folder / BEST)
-    best, found = run.metrics["best epoch"], {name: state.get(name) for name in ("stage", "epoch", "val")}
+    best, found = run.metrics["best_epoch"], {name: state.get(name) for name in ("stage", "epoch", "val")}
     if found != best:
         raise InputError(
             f"{folder / BEST}: found epoch {found['epoch']} of stage {found['stage']}, expected {best['epoch']} of "

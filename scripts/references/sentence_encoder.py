@@ -25,8 +25,8 @@ class SentenceEncoder:
         self.counts = {}
         captions = dict.fromkeys(text for texts in documents for text in texts)
         index = {text: i for i, text in enumerate(captions)}
-        query_vectors, self.counts["queries cut"] = encode(model, model.encode_query, queries, "queries", progress)
-        vectors, self.counts["captions cut"] = encode(model, model.encode_document, captions, "captions", progress)
+        query_vectors, self.counts["queries_cut"] = encode(model, model.encode_query, queries, "queries", progress)
+        vectors, self.counts["captions_cut"] = encode(model, model.encode_document, captions, "captions", progress)
         self._queries = query_vectors.astype(np.float64)
         self._memes = np.zeros((len(documents), vectors.shape[1]))
         for meme, texts in enumerate(documents):
@@ -93,8 +93,8 @@ def encode(model, encode_batch, texts, what, progress):
         "texts": len(different),
         "cut": len(cut),
         "limit": model.max_seq_length if lost else None,
-        "tokens lost": sum(cut),
-        "most lost by one": max(cut, default=0),
+        "tokens_lost": sum(cut),
+        "most_lost_by_one": max(cut, default=0),
     }
     return np.concatenate(parts)[[index[text] for text in texts]], counts
 

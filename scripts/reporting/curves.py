@@ -103,7 +103,7 @@ def val_chart(run, metric, y_ticks):
         ]
         if points and (run.has_two_branches or score != "fused"):  # with one branch, fused is that branch
             lines.append(Line(label, score, points))
-    best = run.metrics["best epoch"]
+    best = run.metrics["best_epoch"]
     title = f"{metric} on val, query to meme"
     return line_chart(title, lines, "epoch", "%", y_ticks, epochs.stages, best and epochs.place(best), epochs.called)
 

@@ -20,20 +20,20 @@ COUNT, MEASURE = (None, int), (None, float)
 ALPHA = {"mean": float, "min": float, "max": float}
 GAINED = {"gain": float, "interval": [float, float]}
 PLACE = {"stage": str, "epoch": float}
-GAIN = {"part": {"qi", "qc"}, "chosen by": str, "metrics": {"mAP": GAINED, "R@1": GAINED, str: GAINED}}
+GAIN = {"part": {"qi", "qc"}, "chosen_by": str, "metrics": {"mAP": GAINED, "R@1": GAINED, str: GAINED}}
 VALUES = {"metrics": {str: float}}  # a run has the metrics of its time: later_metrics.py fills in the others
 RANDOM = dict.fromkeys(("query_to_meme", "meme_to_query"), VALUES)
 RESULTS = {
     **{"command": str, "seed": int, "device": str, "processes": int, "method?": (None, str)},
-    **{"versions?": {str: str}, "peak memory (MiB)?": (None, {str: float}), "records/s?": MEASURE},
+    **{"versions?": {str: str}, "peak_memory_mib?": (None, {str: float}), "records_per_second?": MEASURE},
     **{"parameters?": (None, {"all": COUNT, "trained": COUNT}), "seconds": (None, {str: MEASURE})},
     "counts?": (None, {str: {"records": int, "topics": int, "memes": int}}),
-    "best epoch": (None, {**PLACE, "val": {str: float}}),
+    "best_epoch": (None, {**PLACE, "val": {str: float}}),
     "alpha": (None, ALPHA),
-    "trained alpha?": MEASURE,
+    "trained_alpha?": MEASURE,
     "test": {
-        **{"queries": int, "memes": int, "relevant pairs": int, "random": RANDOM},
-        "fused minus the better part?": (None, GAIN),
+        **{"queries": int, "memes": int, "relevant_pairs": int, "random": RANDOM},
+        "fused_minus_the_better_part?": (None, GAIN),
         "scores": {str: {direction: {**VALUES, "intervals": {str: [float, float]}} for direction in RANDOM}},
     },
 }
@@ -49,7 +49,7 @@ ORIGIN = {
 }
 LOSSES = {**PLACE, "step": float, "losses": {str: float}, "alpha": MEASURE}
 EVALUATION = {
-    **{**PLACE, "step": float, "alpha?": (None, ALPHA), "trained alpha?": MEASURE},
+    **{**PLACE, "step": float, "alpha?": (None, ALPHA), "trained_alpha?": MEASURE},
     "scores": {str: {"query_to_meme": {"metrics": dict.fromkeys(ON_VAL, float)}}},
 }
 
@@ -133,16 +133,16 @@ def check_of_one_run(folder, results, record):
             f"{path}: found the scores {', '.join(test['scores'])}, expected {', '.join(record.ranks)}, {apart}"
         )
     sizes = (*record.relevance.shape, len(record.relevance.query))
-    for name, size in zip(("queries", "memes", "relevant pairs"), sizes, strict=True):
+    for name, size in zip(("queries", "memes", "relevant_pairs"), sizes, strict=True):
         if test[name] != size:
-            raise InputError(f"{path}: found {test[name]} {name}, expected {size}, {apart}")
+            raise InputError(f"{path}: found {test[name]} {name.replace('_', ' ')}, expected {size}, {apart}")
     for score in record.ranks:
         names, values = record.values(score)
         own = average(names, values)
         for name, found in test["scores"][score]["query_to_meme"]["metrics"].items():
             if name in own and not math.isclose(own[name], found, rel_tol=1e-6):
                 raise InputError(f"{path}: found {name} {found:.4f}, expected {own[name]:.4f}, {apart}")
-    gain = test.get("fused minus the better part")
+    gain = test.get("fused_minus_the_better_part")
     if gain is not None and gain["part"] not in record.ranks:
         raise InputError(f"{path}: found the better part {gain['part']}, expected one of the scores, {apart}")
     return record.values()

@@ -32,7 +32,7 @@ def results(runs):
     ]
     test = runs[0].metrics["test"]
     text = (
-        f"Test split: {test['queries']:,} queries, {test['memes']:,} memes, {test['relevant pairs']:,} relevant pairs. "
+        f"Test split: {test['queries']:,} queries, {test['memes']:,} memes, {test['relevant_pairs']:,} relevant pairs. "
         f"{UNITS[0].upper()}{UNITS[1:]}. Small: 95 % bootstrap intervals over the queries (not over seeds); "
         "intervals that overlap do not mean that two runs do not differ. docs/METRICS.md defines the metrics."
     )
@@ -96,7 +96,7 @@ def flags(run):
 
 
 def best_epoch(run):
-    best = run.metrics["best epoch"]
+    best = run.metrics["best_epoch"]
     if best is None:
         return "not trained"
     stage = f" of stage {best['stage']}" if run.args.get("co_train") == "staged" else ""
@@ -123,7 +123,7 @@ def gain_over_part(run):
         f"{name} {signed(each['gain'])} [{', '.join(map(signed, each['interval']))}]"
         for name, each in found["metrics"].items()
     )
-    return f"{PARTS[found['part']]} (by {found['chosen by']}): {', '.join(gains)}"
+    return f"{PARTS[found['part']]} (by {found['chosen_by']}): {', '.join(gains)}"
 
 
 def duration(seconds):
@@ -138,7 +138,7 @@ def duration(seconds):
 
 def times(run):
     shown = {name: duration(value) for name, value in (run.metrics["seconds"] or {}).items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items() if value is not None)
 
 
 def parameters(run):
@@ -190,9 +190,9 @@ FACTS = {
     "device": device,
     "time": times,
     "training records per second": lambda run: (
-        f"{run.metrics['records/s']:,.1f}" if run.metrics.get("records/s") else ""
+        f"{run.metrics['records_per_second']:,.1f}" if run.metrics.get("records_per_second") else ""
     ),
-    "peak memory (MiB)": lambda run: named_numbers(run.metrics.get("peak memory (MiB)") or {}),
+    "peak memory (MiB)": lambda run: named_numbers(run.metrics.get("peak_memory_mib") or {}),
     "versions": lambda run: named_numbers(run.metrics.get("versions") or {}),
     "code version": code_version,
     "command": command,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dataloaders.communities import COMMUNITIES
 from engine.arguments import NOT_CHECKED_ON_RESUME, TRAINING_ONLY, default_values
+from engine.earlier_names import renamed
 from engine.methods import METHODS
 from evaluation.query_record import FILE_NAME, QueryRecord
 from scripts.reporting.later_metrics import complete
@@ -46,7 +47,7 @@ class Run:
 
     @property
     def trained(self):
-        return self.metrics["best epoch"] is not None
+        return self.metrics["best_epoch"] is not None
 
     @property
     def has_two_branches(self):
@@ -87,7 +88,7 @@ def read_run(folder):
         if not (folder / name).is_file():
             why = "the run is not finished" if (folder / "args.json").is_file() else "it is not the folder of a run"
             raise InputError(f"{folder}: found no {name}, so {why}; expected a finished run")
-    metrics, args = read_json(folder / "metrics.json"), read_json(folder / "args.json")
+    metrics, args = renamed(read_json(folder / "metrics.json")), read_json(folder / "args.json")
     start = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     check_records(folder, metrics, args, start or None)
     run = Run(
@@ -120,7 +121,7 @@ def check_report(run):
         shape = EVALUATION | ({"alpha": ALPHA} if changes == "query" or run.fits_each_epoch else {})
         check(run.folder / "metrics.jsonl", line, shape, f"evaluation {number} on val")
     check(run.folder / "args.json", run.args, {"data_path": (None, str), "datatype": set(COMMUNITIES)})
-    best = run.metrics["best epoch"]
+    best = run.metrics["best_epoch"]
     if best and run.evaluations and best["stage"] not in {line["stage"] for line in run.evaluations}:
         raise InputError(
             f"{path}: found the best epoch in a stage {best['stage']}, of which metrics.jsonl says nothing"
@@ -136,7 +137,7 @@ def read_lines(path, shape):
     found = []
     try:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            found.append(json.loads(line))
+            found.append(renamed(json.loads(line)))
             check(path, found[-1], shape, f"line {number}")
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: line {len(found) + 1} is not JSON: {error}") from None

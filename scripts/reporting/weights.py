@@ -23,4 +23,4 @@ def how_set(settings, alpha):
 
 def gain_of_fusing(results):
     """metrics.json's entry on fused minus the part that was better on val; None where it has none."""
-    return results["test"].get("fused minus the better part")
+    return results["test"].get("fused_minus_the_better_part")

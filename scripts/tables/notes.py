@@ -50,7 +50,7 @@ def test_split(run):
     counts = run.counts
     without = counts["queries"] - len(run.values)
     left_out = f" ({without:,} more have nothing relevant and are left out)" if without else ""
-    pairs = counts["relevant pairs"]
+    pairs = counts["relevant_pairs"]
     return f"{len(run.values):,} queries{left_out}, {counts['memes']:,} memes, {pairs:,} relevant pairs."
 
 

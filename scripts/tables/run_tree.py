@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.communities import COMMUNITIES
+from engine.earlier_names import renamed
 from engine.methods import METHODS, Method
 from evaluation.query_record import QueryRecord
 from scripts.reporting.later_metrics import complete
@@ -19,10 +20,10 @@ from util import InputError, read_json
 NO_RUNS = "no runs"
 COSTS = {  # name in cost.csv: where it is in metrics.json
     "training_seconds": ("seconds", "training"),
-    "val_seconds": ("seconds", "evaluation on val"),
-    "records_per_second": ("records/s",),
-    "peak_host_mib": ("peak memory (MiB)", "host"),
-    "peak_device_mib": ("peak memory (MiB)", "device"),
+    "val_seconds": ("seconds", "evaluation_on_val"),
+    "records_per_second": ("records_per_second",),
+    "peak_host_mib": ("peak_memory_mib", "host"),
+    "peak_device_mib": ("peak_memory_mib", "device"),
     "parameters": ("parameters", "all"),
     "trained_parameters": ("parameters", "trained"),
 }
@@ -200,7 +201,7 @@ def read_method(method, entries, seeds, asked):
 def read_run(folder, method, seed):
     """The Run of the folder of a Method's seed; InputError names the file that is missing, damaged or another run's."""
     results, settings, origin = (read_json(folder / f"{name}.json") for name in ("metrics", "args", "run"))
-    record = QueryRecord.load(folder)
+    results, record = renamed(results), QueryRecord.load(folder)
     check_records(folder, results, settings, origin)
     _, values = check_of_one_run(folder, results, record)
     complete(results, record)
@@ -223,8 +224,8 @@ def read_run(folder, method, seed):
         alpha=results["alpha"],
         gain=gain,
         part_values=None if gain is None else record.values(gain["part"])[1],
-        best=results["best epoch"],
-        counts={name: test[name] for name in ("queries", "memes", "relevant pairs")},
+        best=results["best_epoch"],
+        counts={name: test[name] for name in ("queries", "memes", "relevant_pairs")},
         costs={name: cost(results, keys) for name, keys in COSTS.items()},
         device=results["device"],
         processes=results["processes"],

@@ -178,8 +178,8 @@ def test_texts_are_tokenised_once_cut_and_counted(folder, tokenizer):
         ids, cut = tokenizer.tokenize(query, 5)
         assert data.queries[topic].tolist() == ids and len(ids) <= 5 and ids[-1] == tokenizer.end_id
         lost += [cut] * (cut > 0)
-    assert counts["queries cut"] == {
-        **{"texts": 8, "cut": len(lost), "limit": 5, "tokens lost": sum(lost), "most lost by one": max(lost)},
+    assert counts["queries_cut"] == {
+        **{"texts": 8, "cut": len(lost), "limit": 5, "tokens_lost": sum(lost), "most_lost_by_one": max(lost)},
     }
     for index, meme in enumerate(data.split.memes):
         captions = [*meme.captions, *([meme.text] if meme.text else [])]
@@ -187,15 +187,15 @@ def test_texts_are_tokenised_once_cut_and_counted(folder, tokenizer):
         left_out += max(0, len(captions) - 2)
         expected = [tokenizer.tokenize(caption, 6)[0] for caption in captions[:2]]
         assert [ids.tolist() for ids in data.captions_of(index)] == expected
-    assert counts["captions left out (--max_captions)"] == left_out > 0
+    assert counts["captions_left_out"] == left_out > 0
 
 
 def test_emotions_are_indices_and_unknown_words_are_named(folder, tokenizer):
     _, data, counts = ready(folder, tokenizer)
     for indices, meme in zip(data.emotions, data.split.memes, strict=True):
         assert indices == ([EMOTIONS.get(word, 1) for word in meme.emotions] or [0])
-    assert counts["emotions outside the vocabulary"] == ["sad"]
-    assert counts["memes without emotions"] == sum(not meme.emotions for meme in data.split.memes) > 0
+    assert counts["emotions_outside_the_vocabulary"] == ["sad"]
+    assert counts["memes_without_emotions"] == sum(not meme.emotions for meme in data.split.memes) > 0
     lines = loaders.count_lines({"train": counts}, emotions_are_read=True)
     assert lines[0] == "train: 32 records, 8 topics, 24 memes"
     assert any("1 emotion words are not in the model's vocabulary, read as unknown: ['sad']" in line for line in lines)
@@ -236,7 +236,7 @@ def test_what_a_setting_does_not_read_is_absent(folder, tokenizer):
     data, counts = loaders.tokenise(args, splits["train"], tokenizer, {}, None, captions_needed=False)
     batch = collate([RecordDataset(data, 0, False)[0, record] for record in range(4)])
     assert set(batch) == {"query_ids", "query_mask", "topic", "meme", "emotions", "row_key"}
-    assert "captions cut" not in counts
+    assert "captions_cut" not in counts
 
 
 def drawn(data, seed, epoch, order):

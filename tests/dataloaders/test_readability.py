@@ -44,8 +44,8 @@ def test_tokens_are_counted_by_script_as_the_tower_gets_them():
     texts = ["axxb", "我x", "aaaaaaaxxxx", "x", "我我"]
     table = TokenTable(texts, Letters(), 10)
     assert readability(texts, table, Letters()) == {
-        "Latin": {"texts": 3, "tokens": 6 + 10 + 3, "unreadable tokens": 2 + 1 + 1},
-        "Chinese": {"texts": 2, "tokens": 4 + 4, "unreadable tokens": 1},
+        "Latin": {"texts": 3, "tokens": 6 + 10 + 3, "unreadable_tokens": 2 + 1 + 1},
+        "Chinese": {"texts": 2, "tokens": 4 + 4, "unreadable_tokens": 1},
     }
 
 
@@ -53,7 +53,7 @@ def counts_of(queries, captions=()):
     tokenizer = Tokenizer()
     tables = {"queries": queries, "captions": captions}
     return {
-        f"{kind} read": readability(texts, TokenTable(texts, tokenizer, 32), tokenizer)
+        f"{kind}_read": readability(texts, TokenTable(texts, tokenizer, 32), tokenizer)
         for kind, texts in tables.items()
         if texts
     }
@@ -62,11 +62,11 @@ def counts_of(queries, captions=()):
 def test_clip_reads_chinese_as_bytes_and_the_line_names_the_way_out():
     text = "老板说周末"
     ids = Tokenizer().encode(text)
-    found = counts_of([text])["queries read"]["Chinese"]
+    found = counts_of([text])["queries_read"]["Chinese"]
     assert found["tokens"] == len(ids) + 2
-    assert found["unreadable tokens"] >= 0.8 * len(ids)
+    assert found["unreadable_tokens"] >= 0.8 * len(ids)
     lines = list(readability_lines([counts_of([text] * 3 + ["a cat"]), counts_of([text])]))
-    share = 100 * found["unreadable tokens"] / found["tokens"]
+    share = 100 * found["unreadable_tokens"] / found["tokens"]
     assert len(lines) == 2 and "--pretrained_clip_name hf:" in lines[1]
     assert f"{share:.1f} % in 4 Chinese ones, 0.0 % in 1 Latin ones" in lines[0] and "queries" in lines[0]
 

@@ -251,7 +251,7 @@ def results(place):
 def losses(folder):
     """The lines of losses.jsonl without the speed."""
     lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "records/s"} for line in lines]
+    return [{name: value for name, value in line.items() if name != "records_per_second"} for line in lines]
 
 
 def assert_same_end(folder, reference):

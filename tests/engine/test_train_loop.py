@@ -16,6 +16,7 @@ from engine import checkpoint, final_fit, test_record, train_loop
 from evaluation.fitted_weights import FoldsResult
 from modules.backbones.openai import CLIP
 from modules.backbones.weights_file import read_weights
+from tests.conftest import names_with_spaces
 from tests.model_parts import words_of, write_archive
 from tests.tiny_community import Place, comparable, draw_community, read_csv, read_json, run, same_tensors, write_csv
 
@@ -100,7 +101,7 @@ def test_evaluating_the_best_checkpoint_gives_the_same_numbers(trained, place, n
     code, printed = run(place.eval_flags(output, f"{name}/checkpoint_best.pt", "--save_similarity"))
     assert code == 0, printed
     own, again = (comparable(read_json(path / "metrics.json")) for path in (folder, place.folder / output))
-    assert own.pop("best epoch") is not None and again.pop("best epoch") is None
+    assert own.pop("best_epoch") is not None and again.pop("best_epoch") is None
     assert own.pop("parameters")["all"] == again.pop("parameters")["all"]
     del own["counts"]["train"], own["counts"]["val"]
     assert own == again
@@ -167,7 +168,7 @@ def test_a_pooling_without_parameters_skips_stage_two_and_says_so(trained):
     folder = trained("staged, fixed")
     assert "stage qc: nothing to train, skipped" in trained.printed["staged, fixed"]
     assert [line["stage"] for line in history(folder)] == ["qi", "qi"]
-    assert read_json(folder / "metrics.json")["best epoch"]["stage"] == "qi"
+    assert read_json(folder / "metrics.json")["best_epoch"]["stage"] == "qi"
 
 
 def on_val(place, name, *flags):
@@ -188,9 +189,9 @@ def test_the_weight_is_fitted_on_val_with_the_best_epochs_towers(trained, place,
     assert record["alpha"] == pytest.approx(dict.fromkeys(("mean", "min", "max"), best["fitted_alpha"]), abs=1e-6)
     theta = best["model"]["fusion.theta"]
     if name == "staged":
-        assert theta == 0 and record["trained alpha"] is None
+        assert theta == 0 and record["trained_alpha"] is None
     else:
-        assert record["trained alpha"] == pytest.approx(torch.sigmoid(theta).item())
+        assert record["trained_alpha"] == pytest.approx(torch.sigmoid(theta).item())
     printed = trained.printed[name]
     assert f"α fitted on val {best['fitted_alpha']:.3f}" in printed
     assert ("staged training, step 3: α = " in printed) == (name == "staged")
@@ -199,15 +200,15 @@ def test_the_weight_is_fitted_on_val_with_the_best_epochs_towers(trained, place,
 
 def test_each_epoch_is_judged_by_the_weight_fitted_after_it(trained):
     for line in history(trained("joint")):
-        assert line["alpha"]["min"] == line["alpha"]["max"] != pytest.approx(line["trained alpha"], abs=1e-3)
+        assert line["alpha"]["min"] == line["alpha"]["max"] != pytest.approx(line["trained_alpha"], abs=1e-3)
     kept = trained("trained weights")
     for line in history(kept):
-        assert line["alpha"]["mean"] == pytest.approx(line["trained alpha"], abs=1e-6)
+        assert line["alpha"]["mean"] == pytest.approx(line["trained_alpha"], abs=1e-6)
     assert checkpoint.load(kept / "checkpoint_best.pt")["fitted_alpha"] is None
     record = read_json(kept / "metrics.json")
-    assert record["alpha"]["mean"] == pytest.approx(record["trained alpha"], abs=1e-6)
-    assert abs(record["trained alpha"] - 0.5) > 1e-3
-    assert f"α trained {record['trained alpha']:.3f}" in trained.printed["trained weights"]
+    assert record["alpha"]["mean"] == pytest.approx(record["trained_alpha"], abs=1e-6)
+    assert abs(record["trained_alpha"] - 0.5) > 1e-3
+    assert f"α trained {record['trained_alpha']:.3f}" in trained.printed["trained weights"]
 
 
 def test_the_fitted_weight_never_enters_the_training(trained):
@@ -224,7 +225,7 @@ def test_the_fitted_weight_never_enters_the_training(trained):
 def test_a_fixed_weight_stays(trained):
     for name in ("fixed, patch", "staged, fixed"):
         fixed = read_json(trained(name) / "metrics.json")
-        assert fixed["alpha"] == pytest.approx({"mean": 0.3, "min": 0.3, "max": 0.3}) and fixed["trained alpha"] is None
+        assert fixed["alpha"] == pytest.approx({"mean": 0.3, "min": 0.3, "max": 0.3}) and fixed["trained_alpha"] is None
 
 
 def test_weights_per_query_need_to_be_better_on_held_out_queries(trained):
@@ -256,12 +257,12 @@ def test_a_network_that_wins_is_the_one_in_use(place, monkeypatch):
 @pytest.mark.parametrize("name", ["joint", "staged", "fixed, patch", "trained weights"])
 def test_what_fusing_gained_over_the_part_that_was_better_on_val(trained, place, name):
     folder = trained(name)
-    best = read_json(folder / "metrics.json")["best epoch"]
+    best = read_json(folder / "metrics.json")["best_epoch"]
     [line] = [line for line in history(folder) if (line["stage"], line["epoch"]) == (best["stage"], best["epoch"])]
     values = {part: line["scores"][part]["query_to_meme"]["metrics"]["mAP"] for part in ("qi", "qc")}
     test = scores_on_test(folder)
-    found = test["fused minus the better part"]
-    assert (found["part"], found["chosen by"]) == (max(values, key=values.get), "mAP")
+    found = test["fused_minus_the_better_part"]
+    assert (found["part"], found["chosen_by"]) == (max(values, key=values.get), "mAP")
     relevance = metrics.Relevance.load(folder / "relevance.npz")
     by_hand = {}
     for part in ("fused", found["part"]):
@@ -284,7 +285,7 @@ def test_what_fusing_gained_over_the_part_that_was_better_on_val(trained, place,
 
 
 def test_one_part_has_no_other_to_be_compared_with(trained):
-    assert scores_on_test(trained("qi"))["fused minus the better part"] is None
+    assert scores_on_test(trained("qi"))["fused_minus_the_better_part"] is None
     assert "fused minus" not in trained.printed["qi"]
 
 
@@ -300,7 +301,7 @@ def test_a_part_without_weight_is_named(place):
     record = read_json(place.folder / "mute run" / "metrics.json")
     assert record["alpha"]["mean"] == 1
     assert "QC adds nothing on val: its weight is 0, and the fused score is QI" in printed
-    found = record["test"]["fused minus the better part"]
+    found = record["test"]["fused_minus_the_better_part"]
     assert found["part"] == "qi" and list(found["metrics"]) == ["R@5", "mAP", "R@1"]
     assert found["metrics"]["mAP"] == {"gain": 0, "interval": [0, 0]}
 
@@ -318,7 +319,7 @@ def test_evaluation_needs_no_val_and_a_new_run_does_not_inherit_the_weight(train
     code, printed = run(place.flags("inherits", *start, "--fusion_data", "train", "--fusion_lr", "0"))
     assert code == 0, printed
     old, new = (read_json(place.folder / name / "metrics.json") for name in ("joint", "inherits"))
-    assert new["alpha"]["mean"] == pytest.approx(old["trained alpha"], abs=1e-6)
+    assert new["alpha"]["mean"] == pytest.approx(old["trained_alpha"], abs=1e-6)
 
 
 def test_a_given_fixed_weight_is_the_one_in_use_in_evaluation(trained, place):
@@ -336,13 +337,13 @@ def test_a_given_fixed_weight_is_the_one_in_use_in_evaluation(trained, place):
 def test_the_best_epoch_is_the_first_with_the_highest_metric_on_val(trained, place):
     folder = trained("ten epochs", "--epochs", "10")
     values = [line["scores"]["fused"]["query_to_meme"]["metrics"]["mAP"] for line in history(folder)]
-    best = read_json(folder / "metrics.json")["best epoch"]
+    best = read_json(folder / "metrics.json")["best_epoch"]
     assert best == {"stage": "joint", "epoch": 1 + int(np.argmax(values)), "val": {"mAP": max(values)}}
     assert checkpoint.load(folder / "checkpoint_best.pt")["epoch"] == best["epoch"]
 
     tied = trained("tied", "--lr", "0", "--fusion_lr", "0", "--epochs", "3", "--select_metric", "R@5")
-    assert read_json(tied / "metrics.json")["best epoch"]["epoch"] == 1
-    assert list(read_json(tied / "metrics.json")["best epoch"]["val"]) == ["R@5"]
+    assert read_json(tied / "metrics.json")["best_epoch"]["epoch"] == 1
+    assert list(read_json(tied / "metrics.json")["best_epoch"]["val"]) == ["R@5"]
 
 
 def test_val_is_seen_after_every_epoch_and_test_once(place, monkeypatch):
@@ -404,8 +405,13 @@ def test_what_the_folder_of_a_run_holds(trained, place):
     assert (arguments["coef_lr"], arguments["lr"], arguments["epochs"]) == (1.0, 1e-3, 2)
     record = read_json(folder / "metrics.json")
     assert record["counts"]["train"]["records"] == 48 and record["counts"]["test"]["memes"] == 16
-    for key in ("seconds", "peak memory (MiB)", "versions", "command", "seed", "device", "alpha"):
+    for key in ("seconds", "peak_memory_mib", "versions", "command", "seed", "device", "alpha"):
         assert record[key] is not None
+    for path in folder.glob("*.json*"):
+        text = path.read_text(encoding="utf-8")
+        assert not names_with_spaces(
+            [json.loads(t) for t in (text.splitlines() if path.suffix == ".jsonl" else [text])]
+        )
     entry = record["test"]["scores"]["fused"]["query_to_meme"]
     assert set(entry["metrics"]) == set(metrics.METRICS) == set(entry["intervals"])
     log = (folder / "log.txt").read_text(encoding="utf-8")
@@ -432,10 +438,10 @@ def test_the_displayed_steps_are_kept(trained, place):
     splits = re.findall(r" records/s \(data (\d+)%, forward and backward (\d+)%, optimiser (\d+)%\)\n", log)
     assert len(splits) == 6 and all(98 <= sum(map(int, split)) <= 102 for split in splits)
     record = read_json(folder / "metrics.json")
-    stepping = record["seconds"]["training"] - record["seconds"]["evaluation on val"]
+    stepping = record["seconds"]["training"] - record["seconds"]["evaluation_on_val"]
     rounding = 0.11  # both are rounded to tenths
-    assert 96 / (stepping + rounding) <= record["records/s"]
-    assert stepping <= rounding or record["records/s"] <= 96 / (stepping - rounding)
+    assert 96 / (stepping + rounding) <= record["records_per_second"]
+    assert stepping <= rounding or record["records_per_second"] <= 96 / (stepping - rounding)
 
 
 def test_a_resumed_run_counts_the_time_before(trained, place):
@@ -446,8 +452,8 @@ def test_a_resumed_run_counts_the_time_before(trained, place):
     code, printed = run([*argv, "--resume_model", str(folder / "checkpoint_last.pt")])
     assert code == 0, printed
     after = read_json(folder / "metrics.json")
-    assert after["records/s"] == pytest.approx(before["records/s"], rel=0.2)
-    assert after["seconds"]["training"] >= after["seconds"]["evaluation on val"]
+    assert after["records_per_second"] == pytest.approx(before["records_per_second"], rel=0.2)
+    assert after["seconds"]["training"] >= after["seconds"]["evaluation_on_val"]
     assert after["seconds"]["all"] >= after["seconds"]["training"]
 
 
@@ -492,7 +498,7 @@ def test_clip_is_evaluated_as_it_is_loaded(place):
     assert code == 0, printed
     folder = place.folder / "zero-shot"
     record = read_json(folder / "metrics.json")
-    assert record["method"] == "zero_shot_clip" and record["best epoch"] is None
+    assert record["method"] == "zero_shot_clip" and record["best_epoch"] is None
     assert record["parameters"]["trained"] == 0 and not list(folder.glob("*.pt"))
     _, data, model = prepared([*place.flags("unused"), "--max_frames", "1"])
     model.backbone.load_state_dict(read_weights(place.clip).state)
@@ -578,11 +584,11 @@ def test_cut_texts_are_told_and_stored(place):
     counts = read_json(place.folder / "cut" / "metrics.json")["counts"]["train"]
     lengths = [len(query.split()) + 2 for query in queries_of(place.data / "train.csv")]  # every word is one token
     lost = [length - 4 for length in lengths if length > 4]
-    assert counts["queries cut"] == {
-        **{"texts": 8, "cut": len(lost), "limit": 4, "tokens lost": sum(lost), "most lost by one": max(lost)},
+    assert counts["queries_cut"] == {
+        **{"texts": 8, "cut": len(lost), "limit": 4, "tokens_lost": sum(lost), "most_lost_by_one": max(lost)},
     }
     assert f"{len(lost)} of 8 queries are longer than 4 tokens and lose their end: {sum(lost)} tokens in all" in printed
-    assert counts["captions left out (--max_captions)"] > 0
+    assert counts["captions_left_out"] > 0
     assert "captions beyond --max_captions are left out" in printed
 
 

@@ -8,6 +8,7 @@ import pytrec_eval
 
 import metrics
 from evaluation.trec_runs import Qrels, ranks_in_run, read_run, word, write_run
+from tests.conftest import names_with_spaces
 
 THEIRS = {
     **{"mAP": "map", "nDCG@10": "ndcg_cut_10", "MRR": "recip_rank"},
@@ -54,6 +55,7 @@ def test_all_that_is_printed_has_trec_evals_last_digit(tmp_path, capsys, levels,
     assert metrics.main([str(run), "--qrels", str(qrels), *flags, "--json", str(tmp_path / "all.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     stored = json.loads((tmp_path / "all.json").read_text())["query_to_meme"]["rows"][0]
+    assert not names_with_spaces(stored)
     row = dict(zip(lines[1].split(), lines[2].split()[1:], strict=True))
     for name, of_queries in by_trec_eval(run, qrels).items():
         mean = sum(of_queries.values()) / len(of_queries)

@@ -114,7 +114,7 @@ def test_weights_go_to_the_score_that_knows(tmp_path, clip):
     for folder, low, high in ((image, 0.51, 1), (caption, 0, 0.49)):
         results, _ = learned(folder, clip, *flags)
         assert mean_precision(results) > 95
-        assert low < results["trained alpha"] < high
+        assert low < results["trained_alpha"] < high
         assert low <= results["alpha"]["mean"] <= high
 
 

@@ -21,7 +21,7 @@ from preprocess.building import folder as build_csv
 from preprocess.building import summary
 from preprocess.building.meme_groups import template_groups
 from preprocess.comparing.near_duplicates import DEFAULT_HASH_THRESHOLD, groups, near_duplicate_pairs
-from tests.conftest import ROOT
+from tests.conftest import ROOT, names_with_spaces
 from tests.preprocess.build_inputs import SPLITS, Inputs, annotation, slow_edit_distance, slow_groups
 
 WORDS = [
@@ -169,8 +169,9 @@ def test_the_counts_of_copies_and_groups(tmp_path, capsys):
     templates = [group for group in slow_groups(facts, nearly_same(facts, text_counts=False)) if len(group) > 1]
     assert len(near) >= 5 and len(templates) >= len(near) + 5 and copies >= 5
     counts = built.manifest["counts"]
-    assert counts["exact copies"] == copies == sum(map(len, built.manifest["merged"].values()))
-    assert (counts["near-duplicate groups"], counts["template groups"]) == (len(near), len(templates))
+    assert not names_with_spaces(counts)
+    assert counts["exact_copies"] == copies == sum(map(len, built.manifest["merged"].values()))
+    assert (counts["near_duplicate_groups"], counts["template_groups"]) == (len(near), len(templates))
     printed = capsys.readouterr().out
     assert f"merged: {copies}." in printed
     assert f"{len(near)} groups of {sum(map(len, near))} memes in all, each kept in one split" in printed
@@ -246,8 +247,8 @@ def test_without_any_text_the_captions_are_compared(tmp_path, capsys):
             f"x{number}.png", ["t"], seed=99, mark=number, text="", captions=["cat", "dog " * (1 + number // 2)]
         )
     built = inputs.build("out")
-    assert built.manifest["counts"]["near-duplicate groups"] == 2
-    assert built.manifest["counts"]["template groups"] == 1
+    assert built.manifest["counts"]["near_duplicate_groups"] == 2
+    assert built.manifest["counts"]["template_groups"] == 1
     printed = capsys.readouterr().out
     assert "captions within 10%): 2 groups of 4 memes" in printed and "(No meme has a text." in printed
 
@@ -357,7 +358,7 @@ def test_what_is_dropped_is_listed_with_the_reason(tmp_path, capsys):
         "no caption": 1,
         "repeated": 1,
     }
-    assert built.manifest["dropped"] == expected
+    assert built.manifest["dropped"] == {kind.replace(" ", "_"): count for kind, count in expected.items()}
     for kind, count in expected.items():
         assert re.search(rf"\n +{count}  {kind}\n", printed)
 
@@ -512,18 +513,18 @@ def test_the_share_of_known_templates(tmp_path, capsys):
     of = {image: number for number, group in enumerate(templates) for image in group}
     here = {split: {row["image"] for row in built.rows[split]} for split in SPLITS}
     known = {of[image] for image in here["train"]}
-    printed, counts = capsys.readouterr().out, built.manifest["counts"]["templates in two splits"]
+    printed, counts = capsys.readouterr().out, built.manifest["counts"]["templates_in_two_splits"]
     assert len(templates) == 25
     for split in ("val", "test"):
         memes = [image for image in here[split] if of[image] in known]
         assert counts[split] == {
             "templates": len({of[image] for image in here[split]}),
-            "in train": len({of[image] for image in memes}),
+            "in_train": len({of[image] for image in memes}),
             "memes": len(here[split]),
-            "of these": len(memes),
+            "of_these": len(memes),
         }
         assert f"{split} {len(memes) / len(here[split]):.1%} of its memes" in printed
-    assert sum(part["of these"] for part in counts.values()) > 0
+    assert sum(part["of_these"] for part in counts.values()) > 0
 
 
 def test_templates_of_records_that_are_all_dropped(tmp_path):

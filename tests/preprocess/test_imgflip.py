@@ -26,7 +26,7 @@ from preprocess.imgflip575k.split import KINDS
 from preprocess.imgflip575k.templates import COLUMNS, TABLE, read_table, read_templates
 from preprocess.imgflip575k.text_filter import BlockedWords, comparable, fault, is_english, to_ascii
 from preprocess.imgflip575k.usable_memes import Meme, own_title, read_memes, to_meme, without_repeats
-from tests.conftest import ROOT
+from tests.conftest import ROOT, names_with_spaces
 from tests.preprocess.imgflip_checkout import (
     DIRTY,
     TEMPLATES,
@@ -421,7 +421,7 @@ def test_a_template_without_a_picture_is_left_out_and_named(tmp_path, capsys, co
     (line,) = [line for line in printed.splitlines() if line.startswith(f"  {TOO_LARGE}: ")]
     assert "50000 x 50000 pixels are too many" in line
     manifest = json.loads((tmp_path / "out" / "imgflip.json").read_text())
-    assert manifest["templates"]["used"] == 2 and list(manifest["templates"]["without a picture"]) == [
+    assert manifest["templates"]["used"] == 2 and list(manifest["templates"]["without_a_picture"]) == [
         "Doge",
         TOO_LARGE,
     ]
@@ -795,8 +795,9 @@ def test_what_is_printed(checkout, tmp_path, capsys, monkeypatch):
     args, _ = parse_arguments(command[2:])
     assert (args.pretrained_clip_name, args.batch_size, args.output_dir) == ("ViT-tiny/8", 8, "runs/out")  # of 14
     manifest = json.loads((tmp_path / "out" / "imgflip.json").read_text())
-    assert manifest["dropped"] == dict.fromkeys(DIRTY, 1)
-    assert manifest["templates"]["without a row"] == ["Made-Up-Template"]
+    assert manifest["dropped"] == {reason.replace(" ", "_"): 1 for reason in DIRTY}
+    assert manifest["templates"]["without_a_row"] == ["Made-Up-Template"]
+    assert not names_with_spaces(manifest)
 
 
 def test_templates_without_a_row_are_used_if_asked_for(checkout, tmp_path, capsys):

@@ -17,7 +17,7 @@ from preprocess import memecap
 from preprocess.annotation import local, local_faces
 from preprocess.posted import pictures, reading
 from preprocess.posted.queries import without_opening
-from tests.conftest import ROOT
+from tests.conftest import ROOT, names_with_spaces
 from tests.preprocess.build_inputs import picture, slow_edit_distance, slow_groups, write_picture
 from tests.tiny_community import read_csv, rows_of
 from util import InputError
@@ -161,7 +161,8 @@ def test_the_further_meanings_are_queries_of_train_memes_alone(source, tmp_path)
     assert (
         len({row["topic_id"] for row in rows["train"] if row["query"] == "a third"}) == 1
     )  # the same query: one topic
-    assert manifest["further queries"] == {"added": 26, "asked in val or test": 0, "repeated": 0}
+    assert manifest["further_queries"] == {"added": 26, "asked_in_val_or_test": 0, "repeated": 0}
+    assert not names_with_spaces(manifest)
 
 
 def test_a_further_query_that_another_split_asks_is_left_out(source, tmp_path):
@@ -173,7 +174,7 @@ def test_a_further_query_that_another_split_asks_is_left_out(source, tmp_path):
     rows = rows_of(tmp_path / "out")
     queries = [{row["query"] for row in rows[split]} for split in SPLITS]
     assert not queries[0] & queries[1] and not queries[0] & queries[2] and not queries[1] & queries[2]
-    assert manifest["further queries"] == {"added": 13 * 12, "asked in val or test": 13 * 7, "repeated": 13}
+    assert manifest["further_queries"] == {"added": 13 * 12, "asked_in_val_or_test": 13 * 7, "repeated": 13}
     read_splits({name: tmp_path / "out" / f"{name}.csv" for name in SPLITS}, tmp_path / "out" / "images")
 
 
@@ -194,7 +195,7 @@ def test_equal_titles_are_one_topic_of_one_split(source, tmp_path):
         assert {post_id for *_, post_id in topics["p0"]} == {f"p{number}" for number in range(6)}
         assert {query for _, query, _ in topics["p0"]} == {"Enjoy this one"}
         assert {post_id for *_, post_id in topics["p6"]} == {"p6", "p7", "p8"}
-        assert manifest["further queries"] == {}
+        assert manifest["further_queries"] == {}
 
 
 def test_both_files_are_read(source, tmp_path):
@@ -231,9 +232,9 @@ def test_pictures_under_any_name_and_what_has_none(source, tmp_path):
     assert images["jpg"] == "memes_jpg.jpg" and images["named"] == "other named.jpeg"
     assert images["unnamed"] == "memes_unnamed.png" and images["7"] == "memes_7.png"
     assert "absent" not in images and "meaningless" not in images and "untitled" in images
-    assert manifest["left out"] == {"no picture": 1, "no meaning": 1}
+    assert manifest["left_out"] == {"no_picture": 1, "no_meaning": 1}
     assert [row["reason"] for row in read_csv(tmp_path / "out" / "dropped.csv")] == ["no picture", "no meaning"]
-    assert source.make(tmp_path / "titles", "title")["left out"] == {"no picture": 1, "no title": 1}
+    assert source.make(tmp_path / "titles", "title")["left_out"] == {"no_picture": 1, "no_title": 1}
 
 
 def test_what_training_cannot_read_is_converted_or_left_out(source, tmp_path):
@@ -247,15 +248,15 @@ def test_what_training_cannot_read_is_converted_or_left_out(source, tmp_path):
     images = {row["image_id"]: row["image"] for row in all_rows(tmp_path / "out")}
     assert images["tiff"] == "memes_tiff.png.png" and not {"page", "torn"} & set(images)
     assert np.array_equal(cv2.imread(str(tmp_path / "out" / "images" / images["tiff"])), picture(50))
-    assert manifest["left out"] == {"picture unreadable": 1, "image missing or unreadable": 1}
+    assert manifest["left_out"] == {"picture_unreadable": 1, "image_missing_or_unreadable": 1}
 
 
 def test_equal_files_are_one_meme(source, tmp_path):
     filled(source, 10).post("again", seed=3).post("same", seed=3, meme_captions=["poster is sure that P3 is a thing."])
     source.posts["memes-trainval.json"][-1]["meme_captions"] = ["P3 is  a thing."]
     manifest = source.make(tmp_path / "out")
-    assert manifest["memes"]["used"] == 10 and manifest["memes"]["exact copies"] == 2
-    assert manifest["left out"] == {"repeated": 1}
+    assert manifest["memes"]["used"] == 10 and manifest["memes"]["exact_copies"] == 2
+    assert manifest["left_out"] == {"repeated": 1}
     rows = [row for row in all_rows(tmp_path / "out") if row["image_id"] == "p3"]
     assert [row["query"] for row in rows] == ["p3 is a thing.", "again is a thing."]
     assert len(split_of(tmp_path / "out")["p3"]) == 1
@@ -287,7 +288,7 @@ def test_near_duplicates_and_topics_stay_together(source, tmp_path):
         assert len(splits) == 60 and {len(each) for each in splits.values()} == {1}  # none is dropped
         for group in slow_groups(looks, joined):
             assert len(set.union(*(splits[post_id] for post_id in group))) == 1
-        assert manifest["memes"]["near-duplicates"] > 0
+        assert manifest["memes"]["near_duplicates"] > 0
     assert contents(tmp_path / "out0") != contents(tmp_path / "out1")
 
 
@@ -339,7 +340,7 @@ def test_the_text_is_read_where_no_file_has_it(source, tmp_path, reader):
         level = cv2.imread(str(source.folder / "images" / row["image"]))[0, 0, 0]
         assert abs(int(row["text"].removeprefix("level ")) - int(level)) <= 3  # JPEG
         assert row["emotions"] == "{}"
-    assert manifest["text"] == "a model" and manifest["memes"]["with text"] == 10
+    assert manifest["text"] == "a model" and manifest["memes"]["with_text"] == 10
     before = contents(tmp_path / "out")
     source.make(tmp_path / "out", ocr=None)
     assert reader.asked == 10 and contents(tmp_path / "out") == before
@@ -373,7 +374,7 @@ def test_emotions_of_faces(source, tmp_path, reader):
     manifest = filled(source, 6).make(tmp_path / "out", emotions="faces")
     assert {row["emotions"] for row in all_rows(tmp_path / "out")} == {'{"person1": "happy"}'}
     assert {row["text"] for row in all_rows(tmp_path / "out")} == set(source.texts.values())  # of the file
-    assert manifest["emotions"] == "a model" and manifest["memes"]["with emotions"] == 6
+    assert manifest["emotions"] == "a model" and manifest["memes"]["with_emotions"] == 6
 
 
 def test_missing_models(source, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ from preprocess.measuring.quality import (
     same_template,
     splits_by_meme,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, names_with_spaces
 from tests.tiny_community import write_csv
 
 SPLITS = ("train", "val", "test")
@@ -384,6 +384,7 @@ def test_what_is_written_for_two_communities(clean, tmp_path, monkeypatch, capsy
     assert report["communities"]["memes"]["total"]["records"] == len(frame)
     assert report["all"]["total"]["records"] == len(frame) + 3
     assert report["communities"]["a_b & 50%"]["language"] == "zh"  # by its letters
+    assert not names_with_spaces(report["communities"]["memes"])
     table = (tmp_path / "out" / "statistics.tex").read_text(encoding="utf-8")
     assert r"a\_b \& 50\% & zh & 1 & 3 & 3 & 1 & 1 & 1 \\" in table
     assert r"memes & -- & 1 & 9 & 9 & 3 & 3 & 3 \\" in table

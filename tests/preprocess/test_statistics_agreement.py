@@ -7,6 +7,7 @@ import pytest
 
 from preprocess import statistics
 from preprocess.measuring.agreement import cohen_kappa, fleiss_kappa, kappa, overlap
+from tests.conftest import names_with_spaces
 
 # Fleiss (1971), "Measuring nominal scale agreement among many raters", table 1: 30 patients, 6 psychiatrists,
 # five diagnoses (depression, personality disorder, schizophrenia, neurosis, other).
@@ -124,11 +125,12 @@ def files(tmp_path):
 def test_two_files(files, tmp_path, capsys):
     statistics.main(["--agreement", *files, "--out", str(tmp_path / "out")])
     report = json.loads((tmp_path / "out" / "agreement.json").read_text(encoding="utf-8"))
+    assert not names_with_spaces(report)
     assert report["images"] == 4
     assert [(file["images"], file["ok"]) for file in report["files"]] == [(6, 5), (6, 6)]
     emotions = report["emotions"]
     # as answered: joyful+sad | happy+sad, none | none, sad | sad, sad | angry: 2 of 4; by chance (1 + 2) / 16
-    assert emotions["as answered"]["kappa"] == pytest.approx((1 / 2 - 3 / 16) / (1 - 3 / 16))
+    assert emotions["as_answered"]["kappa"] == pytest.approx((1 / 2 - 3 / 16) / (1 - 3 / 16))
     # mapped, joyful is happy: 3 of 4; by chance (1 + 1 + 2) / 16
     assert emotions["mapped"]["kappa"] == pytest.approx((3 / 4 - 1 / 4) / (1 - 1 / 4))
     assert emotions["words"]["sad"]["memes"] == [3, 2]

@@ -15,7 +15,7 @@ import pytrec_eval
 from recommend import Answer, Found, Recommender, Request
 from recommend.__main__ import lines, main, split_texts
 from recommend.runs import read_queries
-from tests.conftest import ROOT
+from tests.conftest import ROOT, names_with_spaces
 from tests.recommend.models import save_model
 from tests.tiny_community import Place, read_csv, write_csv
 from util import InputError, sha256_of
@@ -93,6 +93,7 @@ def test_texts_and_names_do_not_command_the_terminal():
 
 def test_search_prints_json_with_all_that_composes(place, tmp_path, capsys):
     first = json.loads(printed(capsys, command(place, "search", "life is red", "--json")))
+    assert not names_with_spaces(first)
     assert first["gallery"] == 32 and [meme["rank"] for meme in first["memes"]] == list(range(1, 11))
     ids = [meme["id"] for meme in first["memes"]]
     (tmp_path / "seen.txt").write_text(f"{ids[0]}\n\n{ids[2]}\n", encoding="utf-8")

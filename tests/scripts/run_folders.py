@@ -75,12 +75,12 @@ def write_run(root, community, method, seed=0, quality=1.0, relevance=None, fini
         scores = np.random.default_rng([seed, *method.encode()]).normal(size=relevance.shape)
         scores[relevance.query, relevance.meme] += quality
     training = {
-        "best epoch": {"stage": "joint", "epoch": 3 + seed, "val": {"mAP": 40.0}},
+        "best_epoch": {"stage": "joint", "epoch": 3 + seed, "val": {"mAP": 40.0}},
         "alpha": {"mean": 0.6 + 0.1 * seed, "min": 0.6 + 0.1 * seed, "max": 0.6 + 0.1 * seed},
-        "seconds": {"training": 1000.0 + 500 * seed, "evaluation on val": 40.0, "all": 1100.0},
-        "records/s": 250.5,
+        "seconds": {"training": 1000.0 + 500 * seed, "evaluation_on_val": 40.0, "all": 1100.0},
+        "records_per_second": 250.5,
         "parameters": {"all": 12_345_678, "trained": 10_000_000},
-        "peak memory (MiB)": {"host": 2048},
+        "peak_memory_mib": {"host": 2048},
     }
     matrices = scores if isinstance(scores, dict) else {"fused": scores}
     finish(folder, relevance, matrices, {"seed": seed} | training | more, intervals=False)
@@ -159,7 +159,7 @@ def evaluation(stage, epoch, step, alpha=None, **mean_precision):
 def loss(stage, epoch, step, alpha=None, **losses):
     """A line of losses.jsonl."""
     place = {"stage": stage, "epoch": epoch, "step": step}
-    return place | {"losses": losses, "alpha": alpha, "lr": {"new": 1e-4}, "records/s": 10.0}
+    return place | {"losses": losses, "alpha": alpha, "lr": {"new": 1e-4}, "records_per_second": 10.0}
 
 
 # --- what both have ----------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def finish(folder, relevance, scores, changes, topics=None, images=None, alpha=N
     record.save(folder)
     results = results_of(record, relevance, intervals) | changes
     if {"qi", "qc"} <= scores.keys():
-        results["test"]["fused minus the better part"] = gain_of_fusing(
+        results["test"]["fused_minus_the_better_part"] = gain_of_fusing(
             {score: (of_pairs, None) for score, (_, of_pairs) in ranks.items()}, relevance, "qi", "mAP", 0
         )
     write_object(folder / "metrics.json", results)
@@ -220,14 +220,14 @@ def results_of(record, relevance, intervals):
     return {
         **{"command": "python main_task_retrieval.py", "seed": 0, "device": "CPU, 2 threads", "processes": 1},
         **{"versions": {"python": "3.11.7", "numpy": "2.4.6"}, "counts": {}},
-        **{"best epoch": None, "alpha": None, "trained alpha": None, "records/s": None},
+        **{"best_epoch": None, "alpha": None, "trained_alpha": None, "records_per_second": None},
         "test": {
             **{"scores": entries, "random": {"query_to_meme": chance, "meme_to_query": chance}, "alpha": None},
-            **{"queries": relevance.shape[0], "memes": relevance.shape[1], "relevant pairs": len(relevance.query)},
+            **{"queries": relevance.shape[0], "memes": relevance.shape[1], "relevant_pairs": len(relevance.query)},
         },
-        "seconds": {"training": None, "evaluation on val": None, "all": 65.0},
+        "seconds": {"training": None, "evaluation_on_val": None, "all": 65.0},
         "parameters": {"all": 1234567, "trained": 1000000},
-        "peak memory (MiB)": {"host": 512},
+        "peak_memory_mib": {"host": 512},
     }
 
 

@@ -18,8 +18,8 @@ from util import InputError
 
 TABLES = ("main", "ablation", "weights", "cost")
 UNTRAINED = {
-    **{"best epoch": None, "alpha": None, "trained alpha": None, "records/s": None},
-    "seconds": {"training": None, "evaluation on val": None, "all": 3.0},
+    **{"best_epoch": None, "alpha": None, "trained_alpha": None, "records_per_second": None},
+    "seconds": {"training": None, "evaluation_on_val": None, "all": 3.0},
 }
 
 
@@ -414,7 +414,7 @@ def test_weights(runs):
             alpha={"mean": mean, "min": low, "max": high},
         )
     write_run(runs, "demo", "ief_trained_weights", 0, settings={"fusion_data": "train"})
-    staged = {"best epoch": {"stage": "qc", "epoch": 4, "val": {"mAP": 1.0}}}
+    staged = {"best_epoch": {"stage": "qc", "epoch": 4, "val": {"mAP": 1.0}}}
     write_run(runs, "demo", "ief_staged", 0, settings={"co_train": "staged"}, **staged)
     write_run(runs, "demo", "ief_published", 0, settings={"co_train": "staged", "fusion": "fixed"}, **staged)
     out = runs.parent / "out"
@@ -459,7 +459,7 @@ def test_how_weights_were_set(settings, alpha, expected):
 
 
 def test_costs(runs):
-    gpu = {"device": "NVIDIA X", "processes": 2, "peak memory (MiB)": {"host": 1000, "device": 70_000}}
+    gpu = {"device": "NVIDIA X", "processes": 2, "peak_memory_mib": {"host": 1000, "device": 70_000}}
     write_run(runs, "demo", "drl_wti", 0, **gpu)
     write_run(runs, "demo", "drl_wti", 1)
     out = runs.parent / "out"

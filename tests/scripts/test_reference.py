@@ -22,6 +22,7 @@ from evaluation.query_record import QueryRecord
 from scripts import reference
 from scripts.references.bm25 import BM25, words_of
 from scripts.references.sentence_encoder import SentenceEncoder, load
+from tests.conftest import names_with_spaces
 from tests.tiny_community import COLOURS, draw_community, read_csv, read_json, write_csv
 from util import InputError, sha256_of
 
@@ -189,7 +190,7 @@ def test_the_metrics_are_those_of_the_sorted_matrix(bm25_run, community):
     assert list(test["scores"]) == ["fused"]
     check_metrics(test["scores"]["fused"]["query_to_meme"], ranks_by_sorting(scores, relevant))
     check_metrics(test["scores"]["fused"]["meme_to_query"], ranks_by_sorting(scores.T, relevant.T))
-    assert (test["queries"], test["memes"], test["relevant pairs"]) == (*relevant.shape, relevant.sum())
+    assert (test["queries"], test["memes"], test["relevant_pairs"]) == (*relevant.shape, relevant.sum())
 
     record = QueryRecord.load(folder)
     by_topic = [sorted(record.ranks["fused"][record.relevance.query == q]) for q in range(len(scores))]
@@ -213,12 +214,13 @@ def test_what_the_folder_of_a_reference_holds(bm25_run, community):
     assert expected.items() <= arguments.items()
     assert set(read_json(folder / "run.json")["data"]) == {"test"}
     record = read_json(folder / "metrics.json")
-    assert record["best epoch"] is record["alpha"] is record["test"]["alpha"] is None
+    assert not names_with_spaces(record)
+    assert record["best_epoch"] is record["alpha"] is record["test"]["alpha"] is None
     assert record["parameters"] == {"all": 0, "trained": 0}
     assert record["versions"]["bm25s"] == importlib.metadata.version("bm25s")
     assert record["counts"]["test"]["memes"] == len(plain.memes) == 24
-    assert record["counts"]["test"]["memes without captions"] == 0
-    assert record["seconds"]["all"] >= 0 and record["peak memory (MiB)"]["host"] > 0  # seconds are rounded to tenths
+    assert record["counts"]["test"]["memes_without_captions"] == 0
+    assert record["seconds"]["all"] >= 0 and record["peak_memory_mib"]["host"] > 0  # seconds are rounded to tenths
     [line] = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line) == {"split": "test", "alpha": None, "scores": record["test"]["scores"]}
     queries = QueryRecord.load(folder)
@@ -249,7 +251,7 @@ def test_the_text_on_the_image_in_place_of_captions(community, tmp_path):
     expected = formula([english(query) for query in plain.queries], [english(text) for text in plain.text])
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
     without = [not text for text in plain.text]
-    assert 0 < sum(without) == read_json(folder / "metrics.json")["counts"]["test"]["memes without captions"]
+    assert 0 < sum(without) == read_json(folder / "metrics.json")["counts"]["test"]["memes_without_captions"]
     assert (scores[:, without] == 0).all()
 
 
@@ -379,13 +381,13 @@ def test_memes_with_the_same_captions_tie_and_those_without_score_zero(minilm):
 def test_texts_that_the_model_cuts_are_counted(minilm, vector_of):
     long = "cat " * 400  # 400 tokens, and two more at the ends
     encoder = SentenceEncoder(["cat"], [[long, "cat"], [long]], str(minilm), "cpu", progress=False)
-    assert encoder.counts["queries cut"] == {
+    assert encoder.counts["queries_cut"] == {
         **{"texts": 1, "cut": 0, "limit": 256},
-        **{"tokens lost": 0, "most lost by one": 0},
+        **{"tokens_lost": 0, "most_lost_by_one": 0},
     }
-    assert encoder.counts["captions cut"] == {
+    assert encoder.counts["captions_cut"] == {
         **{"texts": 2, "cut": 1, "limit": 256},
-        **{"tokens lost": 402 - 256, "most lost by one": 402 - 256},
+        **{"tokens_lost": 402 - 256, "most_lost_by_one": 402 - 256},
     }
     [scores] = encoder.scores(slice(0, 1))
     assert scores[1] == pytest.approx(vector_of("cat") @ vector_of(long), abs=1e-5)

@@ -53,7 +53,7 @@ def runs(tmp_path_factory):
     curve = {
         "evaluations": [evaluation("joint", epoch, 8 * epoch, 0.5, qi=10, qc=15, fused=20 * epoch) for epoch in (1, 2)],
         "losses": [loss("joint", step / 8, step, 0.5, total=5, fused=3, qi=1, qc=1) for step in range(2, 18, 2)],
-        "changes": {"best epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 20.0}}},
+        "changes": {"best_epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 20.0}}},
     }
     alpha = [0.5] * len(QUERIES)
     folders = [

@@ -381,7 +381,7 @@ def test_curves_of_a_joint_run(community, tmp_path):
             loss("joint", step / 4, step, 0.5 + step / 100, total=9 - step, fused=3, qi=2, qc=1) for step in (2, 4, 6)
         ],
         evaluations=[evaluation("joint", e, 4 * e, 0.5, qi=10 * e, qc=15, fused=20) for e in (1, 2)],
-        changes={"best epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 20.0}}},
+        changes={"best_epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 20.0}}},
     )
     _, root, _ = report(run, out=tmp_path / "page.html")
     figures = root.one("section", id="curves").all("figure")
@@ -408,7 +408,7 @@ def test_a_fitted_weight_has_its_curve_beside_the_trained_one(community, tmp_pat
         *(tmp_path / "run", community),
         losses=[loss("joint", step / 4, step, 0.5 + step / 100, total=9) for step in (2, 4, 8)],
         evaluations=[evaluation("joint", e, 4 * e, 0.8 + e / 10, qi=10, qc=15, fused=20) for e in (1, 2)],
-        changes={"best epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 20.0}}},
+        changes={"best_epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 20.0}}},
         fusion_data="val",
     )
     _, root, _ = report(run, out=tmp_path / "page.html")
@@ -424,7 +424,7 @@ def test_curves_of_staged_training_follow_each_other(community, tmp_path):
         *(tmp_path / "run", community),
         losses=[loss(stage, 1, 8, total=value, **{stage: value}) for stage, value in (("qi", 3), ("qc", 2))],
         evaluations=[evaluation(stage, e, 8 * e, 0.5, qi=30, qc=20, fused=e) for stage in ("qi", "qc") for e in (1, 2)],
-        changes={"best epoch": {"stage": "qc", "epoch": 1, "val": {"mAP": 20.0}}},
+        changes={"best_epoch": {"stage": "qc", "epoch": 1, "val": {"mAP": 20.0}}},
         co_train="staged",
     )
     _, root, _ = report(run, out=tmp_path / "page.html")
@@ -448,7 +448,7 @@ def test_alpha_of_each_query(community, tmp_path):
         *(tmp_path / "run", community, scores, alpha),
         evaluations=[evaluation("joint", 1, 4, 0.5, qi=10, qc=10, fused=10)],
         losses=[loss("joint", 1, 4, None, total=3, fused=1, qi=1, qc=1)],
-        changes={"best epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 10.0}}},
+        changes={"best_epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 10.0}}},
         fusion="query",
     )
     _, root, data = report(run, out=tmp_path / "page.html")
@@ -508,7 +508,7 @@ def test_a_run_of_one_branch_beside_one_of_two(folder, community, tmp_path):
         *(tmp_path / "one", community, {"qi": QI, "fused": QI}),
         losses=[loss("joint", 1, 4, total=3, qi=3)],
         evaluations=evaluations,
-        changes={"best epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 10.0}}},
+        changes={"best_epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 10.0}}},
         branches="qi",
     )
     _, root, data = report(folder, one, out=tmp_path / "page.html")

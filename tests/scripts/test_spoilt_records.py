@@ -147,7 +147,7 @@ def folder(tmp_path):
         losses=[
             loss("joint", step / 2, step, 0.5, total=3.0 / step, qi=1.0, qc=1.0, fused=1.0) for step in (1, 2, 3, 4)
         ],
-        changes={"best epoch": {"stage": "joint", "epoch": 2, "val": {"mAP": 30.0}}, "records/s": 3.5},
+        changes={"best_epoch": {"stage": "joint", "epoch": 2, "val": {"mAP": 30.0}}, "records_per_second": 3.5},
         fusion="query",
         method="ief_per_query",
     )
