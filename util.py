@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import logging
+import operator
 import os
 import random
 import select
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn, ParamSpec, TypeVar, overload
@@ -30,6 +31,7 @@ Code = TypeVar("Code")
 NOBODY_READS = 141  # exit code: what a shell reports of a program that SIGPIPE ended
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 STOPPED = 75  # exit code of a run that a signal asked to end: EX_TEMPFAIL, as the same command goes on
+FIRST_LINE, EACH_LINE = 10, 30  # seconds until a log gets a line of a bar, and from one line to the next
 LOCK_VARIABLE = "IEF_LOCK"  # the environment's: the descriptor of the lock that a parent process holds for this one
 
 
@@ -310,6 +312,71 @@ def take_lock(path: str | os.PathLike[str], command: str, patience: float = 0) -
         began = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {began}: {command}\n".encode())
     return file
+
+
+class Bar:
+    """A bar in a log, which has no place to go back to: a line after FIRST_LINE seconds, further ones EACH_LINE apart,
+    and one at the end. What takes less time prints nothing.
+    """
+
+    def __init__(
+        self, items: Iterable[Any] | None, total: int | None, initial: int, desc: str = "", **units: Any
+    ) -> None:
+        self.items, self.total, self.initial, self.desc, self.units = items, total, initial, desc, units
+        self.n, self.told, self.postfix = initial, -1, ""
+        self.began = time.monotonic()
+        self.next_line = self.began + FIRST_LINE
+
+    def __iter__(self) -> Iterator[Any]:
+        with self:
+            for item in () if self.items is None else self.items:
+                yield item
+                self.update()
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if time.monotonic() >= self.began + FIRST_LINE and self.told != self.n:
+            self._tell()
+
+    def update(self, count: int = 1) -> None:
+        self.n += count
+        if time.monotonic() >= self.next_line:
+            self._tell()
+
+    def set_postfix(self, values: Mapping[str, object] | None = None, refresh: bool = True, **more: object) -> None:
+        """What stands at the end of the next line."""
+        self.postfix = ", ".join(f"{name}={value}" for name, value in {**(values or {}), **more}.items())
+
+    def _tell(self) -> None:
+        from tqdm import tqdm
+
+        now, known = time.monotonic(), self.total is not None
+        form = "{l_bar} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]" if known else None
+        more = {"prefix": self.desc, "initial": self.initial, "postfix": self.postfix, "bar_format": form}
+        line = tqdm.format_meter(self.n, self.total, now - self.began, **self.units, **more)
+        print(line, file=sys.stderr, flush=True)
+        self.told, self.next_line = self.n, now + EACH_LINE
+
+
+def progress_bar(
+    items: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    initial: int = 0,
+    disable: bool = False,
+    leave: bool = True,
+    **look: Any,
+) -> Bar:
+    """tqdm's bar, with its arguments; where stderr is no terminal, the lines of a Bar."""
+    from tqdm import tqdm
+
+    if total is None and (length := operator.length_hint(items, -1)) >= 0:
+        total = length
+    if disable or sys.stderr.isatty():
+        return tqdm(items, total=total, initial=initial, disable=disable, leave=leave, **look)
+    return Bar(items, total, initial, **look)
 
 
 def set_seed(seed: int) -> None:

@@ -19,13 +19,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks.image_loading import draw_photograph
 from benchmarks.machine import peak_memory_mib
 from preprocess.comparing.image_facts import image_facts
 from preprocess.comparing.near_duplicates import bit_count, near_duplicate_pairs
-from util import Parser, program
+from util import Parser, program, progress_bar
 
 FULL_SIZE = 148_886  # records of the benchmark
 QUALITY = 70
@@ -152,14 +151,8 @@ def main(argv=None):
         starts = range(0, args.images, PER_PHOTOGRAPH)
         # other processes draw, so that this one's peak memory is not the drawing's
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            list(
-                tqdm(
-                    pool.map(partial(draw_memes, folder, args.size), starts),
-                    total=len(starts),
-                    desc="drawing",
-                    mininterval=2,
-                )
-            )
+            drawn = pool.map(partial(draw_memes, folder, args.size), starts)
+            list(progress_bar(drawn, total=len(starts), desc="drawing"))
         names = [f"{number}.jpg" for number in range(args.images)]
         kilobytes = sum((folder / name).stat().st_size for name in names) / len(names) / 1000
         print(f"{len(names)} JPEGs of {args.size} x {args.size}, {kilobytes:.0f} kB each")

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
-from tqdm import tqdm
 
 from benchmarks.machine import describe
 from preprocess.annotation.local import Local
 from preprocess.annotation.pictures import pictures_of
-from util import Parser, program
+from util import Parser, program, progress_bar
 
 
 def sample(path, count, seed):
@@ -56,7 +55,7 @@ def main():
     rows = sample(options.community / "train.csv", options.images, options.seed)
     local, read = Local(), []
     started = time.perf_counter()
-    for row in tqdm(rows, unit="img"):
+    for row in progress_bar(rows, unit="img"):
         pictures = pictures_of(options.community / "images" / row["image"], max_frames=3, max_side=1024)
         text = json.loads(local.answer(pictures).answer)["text"]
         read.append((*error_rates(row["text"], text), row["image"], row["text"], text))

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dataloaders.image_store import Decoded, ImageStore
 from dataloaders.image_transform import ImageError, ImageSettings, load_image
 from dataloaders.loader_processes import processes_here
+from util import Bar, progress_bar
 
 AHEAD = 4  # images for each thread that may be decoded, or be waiting decoded, behind one that takes long
 BLOCK = 256  # images between two looks at what other processes have written
@@ -59,7 +59,7 @@ class MemeImages:
         threads = max(1, (os.cpu_count() or 1) // processes_here())  # each of these checks
         pool = ThreadPoolExecutor(threads)
         try:
-            with tqdm(
+            with progress_bar(
                 total=len(unknown), desc="checking images", unit="img", disable=not (progress and unknown)
             ) as bar:
                 for path, found in in_order(pool, self._read, self._shared_out(unknown, bar), AHEAD * threads):
@@ -94,7 +94,7 @@ class MemeImages:
         store.announce(unknown, tell)
         return unknown
 
-    def _shared_out(self, paths: Sequence[str], bar: tqdm) -> Iterator[str]:
+    def _shared_out(self, paths: Sequence[str], bar: Bar) -> Iterator[str]:
         """Yield the images that no other process has written meanwhile: each process takes blocks in an own order."""
         if self.store is None:
             yield from paths

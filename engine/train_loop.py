@@ -33,7 +33,7 @@ from evaluation.frozen_features import FrozenFeatures, frozen_towers
 from modules.fusion import Fusion
 from modules.ief_model import IEF
 from modules.tf32 import tf32
-from util import InputError, set_seed
+from util import Bar, InputError, progress_bar, set_seed
 
 QI_PARTS = (
     "backbone.visual.",
@@ -232,7 +232,7 @@ class Trainer:
             # what a part draws by itself (dropout does not) depends on nothing that was built before
             set_seed(args.seed + distributed.rank())
             self._save_last()
-        bar = tqdm(
+        bar = progress_bar(
             total=total_steps,
             initial=progress.step,
             desc=f"training {stage.name}",
@@ -337,7 +337,7 @@ class Trainer:
 
     def _display(
         self,
-        bar: tqdm,
+        bar: Bar,
         stage: Stage,
         total_steps: int,
         losses: dict[str, float],

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import metrics
 from dataloaders.data_dataloaders import meme_loader, query_batches
@@ -22,7 +21,7 @@ from evaluation.frozen_features import FrozenFeatures
 from evaluation.query_record import BestMemes
 from modules.ief_model import IEF, known_text
 from modules.image_similarity import TightSimilarity
-from util import replaced_atomically, reserve
+from util import progress_bar, replaced_atomically, reserve
 
 TILE_MEMES = 8192  # memes of one token that queries meet at once; of several tokens, fewer
 # A block of queries: there are about so many, for several processes to share, each a multiple of so many queries high,
@@ -67,7 +66,7 @@ def encode_split(
     store = FeatureStore(args.feature_cache_gb, args.output_dir)
     rounds = distributed.shares(len(data.split.memes), args.batch_size_val)
     loader = meme_loader(args, data, [own for own, _ in rounds], pin_memory=device.type == "cuda")
-    bar = tqdm(loader, desc=f"encoding {data.split.name}", unit="batch", leave=False, disable=not progress)
+    bar = progress_bar(loader, desc=f"encoding {data.split.name}", unit="batch", leave=False, disable=not progress)
     for (_, real), batch in zip(rounds, bar, strict=True):
         batch = frozen.join(batch) if frozen is not None else batch
         features = model.encode_memes(to_device(batch, device))
@@ -331,7 +330,7 @@ def _counted(
 
 
 def _bar(what: str, blocks: Sequence[slice | None], progress: bool) -> Iterable[slice | None]:
-    return tqdm(blocks, desc=what, unit="block", leave=False, disable=not (progress and distributed.is_main()))
+    return progress_bar(blocks, desc=what, unit="block", leave=False, disable=not (progress and distributed.is_main()))
 
 
 def _open_matrix(

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dataloaders.data_dataloaders import meme_loader
 from dataloaders.meme_dataset import SplitData
@@ -21,6 +20,7 @@ from dataloaders.token_table import TokenTable, pad
 from engine import distributed
 from evaluation.feature_store import FeatureStore
 from modules.ief_model import IEF
+from util import progress_bar
 
 
 def frozen_towers(model: IEF) -> list[str]:
@@ -140,7 +140,7 @@ def _text_store(
     order = np.argsort(-np.diff(table.offsets), kind="stable")
     store = _new_store(features, args)
     rounds = distributed.shares(len(table), args.batch_size_val)
-    for own, real in tqdm(rounds, desc="frozen texts", unit="batch", leave=False, disable=not progress):
+    for own, real in progress_bar(rounds, desc="frozen texts", unit="batch", leave=False, disable=not progress):
         ids, mask = (tensor.to(device) for tensor in pad([table[text] for text in order[own]]))
         token_words, sentence = model.text_features(ids, mask)
         found = {"sentence": sentence, "valid": mask.sum(dim=1)}
@@ -163,7 +163,9 @@ def _frame_store(
     loader = meme_loader(
         args, dataclasses.replace(data, captions=None), [own for own, _ in rounds], device.type == "cuda"
     )
-    bar = tqdm(loader, desc=f"frozen images of {data.split.name}", unit="batch", leave=False, disable=not progress)
+    bar = progress_bar(
+        loader, desc=f"frozen images of {data.split.name}", unit="batch", leave=False, disable=not progress
+    )
     for (_, real), batch in zip(rounds, bar, strict=True):
         frame_mask = batch["frame_mask"].to(device)
         of_frames = model.frame_features(batch["pixels"].to(device), frame_mask, batch["emotions"].to(device))

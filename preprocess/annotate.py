@@ -21,8 +21,6 @@ import sys
 import threading
 from pathlib import Path
 
-from tqdm import tqdm
-
 from preprocess.annotation.annotation_file import Annotation, AnnotationFile, last_rows, read_rows
 from preprocess.annotation.answer import ANSWER_SCHEMA, PASSING, default_prompt
 from preprocess.annotation.arguments import (
@@ -41,7 +39,7 @@ from preprocess.annotation.emotion_words import read_emotion_table, vocabulary
 from preprocess.annotation.pictures import by_content, find_images, pictures_of
 from preprocess.annotation.summary import dollars, summary, total_cost
 from preprocess.annotation.without_captions import advice
-from util import InputError, program
+from util import InputError, program, progress_bar
 
 PAUSE = 2.0  # seconds before a request is repeated for the first time
 GIVE_UP = 10  # images in a row without an answer
@@ -71,7 +69,7 @@ class Run:
     def go(self, jobs, asker, stop):
         """Append a row for each job (path, sha256); returns the exit code. InputError if there is no use in it."""
         threads = Threads(asker, min(self.arguments.workers, len(jobs)))
-        with tqdm(total=len(jobs), desc="asking about images", unit="img") as bar:
+        with progress_bar(total=len(jobs), desc="asking about images", unit="img") as bar:
             try:
                 for row in threads.each(jobs, self.may_begin_another):
                     self.take(row, bar)
@@ -91,7 +89,7 @@ class Run:
 
     def go_by_batches(self, jobs, batches):
         """The same by batches, those included that an earlier call began."""
-        with tqdm(total=len(jobs), desc="asking about images", unit="img") as bar:
+        with progress_bar(total=len(jobs), desc="asking about images", unit="img") as bar:
             try:
                 for row in batches.rows(jobs, self.may_begin_another):
                     self.take(row, bar)

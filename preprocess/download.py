@@ -13,12 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from modules.backbones.published import PUBLISHED, WEIGHTS_FOLDER
 from preprocess.downloading.archives import archive_stem, extract
 from preprocess.downloading.sources import Changed, Dropped, file_name, open_source, without_secrets
-from util import InputError, Parser, program, sha256_of, write_json
+from util import InputError, Parser, program, progress_bar, sha256_of, write_json
 
 DEFAULT = "ViT-B/32"
 ATTEMPTS = 5  # in a row without a new byte
@@ -135,10 +133,7 @@ class Download:
             raise Dropped("the connection was closed early")
 
     def append(self, reply):
-        # a terminal's bar moves at once; in a log file a line every ten seconds is enough
-        every = 0.1 if sys.stderr.isatty() else 10
-        units = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
-        bar = tqdm(total=reply.total, initial=reply.start, mininterval=every, **units)
+        bar = progress_bar(total=reply.total, initial=reply.start, unit="B", unit_scale=True, unit_divisor=1024)
         with open(self.data, "ab") as file, bar:
             for chunk in reply.chunks:
                 try:

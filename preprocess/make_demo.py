@@ -15,13 +15,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dataloaders.meme_records import COLUMNS
 from preprocess.demo.meme_plans import plan_meme, write_image
 from preprocess.demo.sheet import write_sheet
 from preprocess.demo.wording import TOPICS
-from util import InputError, Parser, program, replaced_atomically, write_json
+from util import InputError, Parser, program, progress_bar, replaced_atomically, write_json
 
 VERSION = 1  # goes up when other memes are made, so that an older folder is not taken for this one
 MEMES_PER_TOPIC = {"train": 24, "val": 4, "test": 4}
@@ -51,7 +49,7 @@ def make_demo(out, seed=0, size=128):
     shutil.rmtree(building, ignore_errors=True)  # of a killed process
     try:
         (building / "images").mkdir(parents=True)
-        with tqdm(total=counts["memes"], desc="drawing the demo's memes", unit="meme") as progress:
+        with progress_bar(total=counts["memes"], desc="drawing the demo's memes", unit="meme") as progress:
             for split, drawn in memes.items():
                 write_csv(building / f"{split}.csv", drawn)
                 for meme in drawn:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dataloaders.cells import BadCell
 from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file, stamp_of
@@ -31,7 +30,7 @@ from preprocess.comparing.perceptual_hash import ENOUGH, phashes, shrink
 from recommend.gallery import Gallery, path_within
 from recommend.model import ModelInUse, to_rows
 from recommend.store import INDEX, LOCK, PROGRESS, Lookup, Row, Store, Writer, key_of, newest_state
-from util import InputError, NotWritten, take_lock
+from util import Bar, InputError, NotWritten, progress_bar, take_lock
 
 ROUND = 512  # memes of all processes between two times that the work so far is kept
 BATCH = 64  # memes that a process encodes at once, where --batch_size_val allows as many
@@ -187,7 +186,7 @@ class _Update:
         threads = max(1, (os.cpu_count() or 1) // processes_here())
         with (
             ThreadPoolExecutor(threads) as pool,
-            tqdm(desc="memes", unit="meme", leave=False, disable=not self.progress) as bar,
+            progress_bar(desc="memes", unit="meme", leave=False, disable=not self.progress) as bar,
         ):
             todo = self._unknown(bar)
             while some := self._next(todo):
@@ -203,7 +202,7 @@ class _Update:
         distributed.call_in_main(lambda: some.extend(islice(todo, ROUND)))
         return distributed.from_main(some)
 
-    def _unknown(self, bar: tqdm) -> Iterator[Meme]:
+    def _unknown(self, bar: Bar) -> Iterator[Meme]:
         """Yield the memes that have to be read; notes the rows of the others."""
         for meme in self.gallery.memes():
             row = self._known_row(meme)
@@ -229,7 +228,7 @@ class _Update:
         same = stamp == (row["size"], row["mtime_ns"]) and key_of(row["pixels"].tobytes(), meme) == row["key"].tobytes()
         return (number, meme) if same else None
 
-    def _encode(self, memes: list[Meme], pool: ThreadPoolExecutor, threads: int, bar: tqdm) -> list[Outcome]:
+    def _encode(self, memes: list[Meme], pool: ThreadPoolExecutor, threads: int, bar: Bar) -> list[Outcome]:
         """What becomes of each meme, in order. Images are read while the model encodes."""
         at_once = max(1, min(BATCH, self.model.args.batch_size_val // distributed.world_size()))
         outcomes: dict[int, Outcome] = {}

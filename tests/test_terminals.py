@@ -1,10 +1,12 @@
 """What every program prints survives any terminal: an encoding without the characters, a reader that has gone."""
 
 import ast
+import io
 import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -26,7 +28,10 @@ PROGRAMS = sorted(
 STAND_ALONE = {"missing_packages.py"}  # runs before anything is installed, and prints names of packages
 SHORTEST = {  # command lines that get as far as the first package
     "main_task_retrieval": ["--do_train", "--output_dir", "/nowhere"],
+    "download": ["https://localhost:1/a", "--out", "DATA"],
+    "imgflip": ["--source", "DATA", "--out", "/nowhere"],
     "make_tables": [".", "--out", "/nowhere"],
+    "publish": ["DATA", "--to", "/nowhere"],
     "report": ["."],
     "__main__": ["search", "/nowhere", "a"],
     "reproduce": ["--communities", "demo", "--data_root", "DATA", "--out", "/nowhere/out"],
@@ -144,6 +149,74 @@ def test_a_pipe_of_another_kind_is_an_error_still():
 
     with mock.patch.object(util, "_nobody_reads", lambda: False), pytest.raises(SystemExit, match="a worker is gone"):
         main()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that util sees, in seconds: it stands still but for `clock.now += …`."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(util, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_a_bar_in_a_log_is_a_line_now_and_then(clock, capsys):
+    for number in util.progress_bar(range(200), desc="reading", unit="img"):
+        clock.now += 1 if number < 190 else 0.5
+    assert capsys.readouterr().err.splitlines() == [
+        "reading:   5%| 10/200 [00:10<03:10,  1.00img/s]",
+        "reading:  20%| 40/200 [00:40<02:40,  1.00img/s]",
+        "reading:  35%| 70/200 [01:10<02:10,  1.00img/s]",
+        "reading:  50%| 100/200 [01:40<01:40,  1.00img/s]",
+        "reading:  65%| 130/200 [02:10<01:10,  1.00img/s]",
+        "reading:  80%| 160/200 [02:40<00:40,  1.00img/s]",
+        "reading:  95%| 190/200 [03:10<00:10,  1.00img/s]",
+        "reading: 100%| 200/200 [03:15<00:00,  1.03img/s]",
+    ]
+
+
+def test_a_bar_that_goes_on_counts_the_rate_of_this_call_alone(clock, capsys):
+    with util.progress_bar(total=1000, initial=500, desc="training", unit="step") as bar:
+        bar.set_postfix({"loss": "0.5"})
+        for _ in range(2):
+            clock.now += 25
+            bar.update(100)
+    assert capsys.readouterr().err.splitlines() == [  # the second update comes before EACH_LINE is over
+        "training:  60%| 600/1000 [00:25<01:40,  4.00step/s, loss=0.5]",
+        "training:  70%| 700/1000 [00:50<01:15,  4.00step/s, loss=0.5]",
+    ]
+
+
+def test_a_bar_without_an_end_says_how_many_it_has_seen(clock, capsys):
+    with util.progress_bar(desc="memes", unit="meme") as bar, pytest.raises(KeyboardInterrupt):
+        for _ in bar:
+            pass
+        clock.now += 20
+        bar.update(40)
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "memes: 40meme [00:20,  2.00meme/s]\n"
+
+
+def test_what_is_done_in_a_moment_leaves_no_line(clock, capsys):
+    for _ in util.progress_bar(iter("abc"), total=3):
+        clock.now += 3
+    with util.progress_bar(total=0):
+        clock.now += 9
+    list(util.progress_bar(range(9), disable=True))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_has_tqdms_bar(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(util.progress_bar("abc", desc="reading")) == ["a", "b", "c"]
+    assert "\rreading: 100%|" in terminal.getvalue() and "| 3/3 [" in terminal.getvalue()
+
+
+def test_every_bar_is_made_in_one_place():
+    for path in ROOT.rglob("*.py"):
+        if path.relative_to(ROOT).parts[0] not in ("tests", ".venv") and path.name != "util.py":
+            assert not re.search(r"\btqdm\(", path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")

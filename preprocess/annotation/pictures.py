@@ -6,11 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
-from tqdm import tqdm
 
 from dataloaders.image_file import READERS
 from preprocess.annotation.answer import Failure
-from util import InputError, sha256_of
+from util import InputError, progress_bar, sha256_of
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".avif")
 OTHER_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".jxl")  # not read; they get a row that says so
@@ -74,7 +73,7 @@ def by_content(folder, paths, progress=True):
     with ThreadPoolExecutor() as pool:
         try:
             sums = pool.map(lambda path: sha256_of(Path(folder) / path), paths)
-            bar = tqdm(sums, total=len(paths), desc="reading the images", unit="img", disable=not progress)
+            bar = progress_bar(sums, total=len(paths), desc="reading the images", unit="img", disable=not progress)
             for path, sha256 in zip(paths, bar, strict=True):
                 distinct.setdefault(sha256, path)
         except OSError as error:

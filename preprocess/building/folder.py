@@ -7,11 +7,9 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dataloaders.communities import SPLITS
 from dataloaders.meme_records import COLUMNS
-from util import InputError, replaced_atomically, write_json
+from util import InputError, progress_bar, replaced_atomically, write_json
 
 MANIFEST = "build.json"
 OWN = {MANIFEST, "dropped.csv", "images", *(f"{name}.csv" for name in SPLITS)}
@@ -98,11 +96,11 @@ def write_dropped(path, dropped, place):
 def counted(dropped):
     """{kind of reason: how many records}, the most frequent first."""
     return dict(Counter(reason.kind for _, reason in dropped).most_common())
+
+
 def without_spaces(counts):
     """{text: number}, the texts as names in a JSON record: without spaces."""
     return {text.replace(" ", "_"): number for text, number in counts.items()}
-
-
 
 
 def place_images(source, target, paths, link):
@@ -112,7 +110,7 @@ def place_images(source, target, paths, link):
     in `source` becomes a file.
     """
     copied = 0
-    for path in tqdm(paths, desc="linking images" if link else "copying images", unit="img"):
+    for path in progress_bar(paths, desc="linking images" if link else "copying images", unit="img"):
         file, place = os.path.realpath(source / path), target / path
         place.parent.mkdir(parents=True, exist_ok=True)
         if link:

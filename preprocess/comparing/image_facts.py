@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file
 from preprocess.comparing.facts_cache import FACT, read_cache, to_rows
 from preprocess.comparing.perceptual_hash import ENOUGH, GREY_SIDE, phashes, shrink
+from util import progress_bar
 
 CHUNK = 32  # images that a thread reads before they are noted in the cache
 
@@ -51,7 +51,7 @@ def image_facts(folder, paths, cache=None, workers=None, progress=True):
     chunks = (todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK))
     workers = workers or os.cpu_count()
     pool = ThreadPoolExecutor(workers)
-    bar = tqdm(total=len(names), initial=done, desc="hashing images", unit="img", disable=not progress)
+    bar = progress_bar(total=len(names), initial=done, desc="hashing images", unit="img", disable=not progress)
     with bar, open(cache, "ab") if cache else nullcontext() as file:
         try:
             running = {pool.submit(examine, folder, names, chunk) for chunk in islice(chunks, 2 * workers)}

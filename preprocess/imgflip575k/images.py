@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-from tqdm import tqdm
 
 from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file
 from preprocess.imgflip575k.drawing import Pen, draw_meme, resized
-from util import InputError, not_written
+from util import InputError, not_written, progress_bar
 
 FEW = 100  # memes that are drawn sooner than a further process starts
 REPORT = 25  # memes between two reports of a process
@@ -47,7 +46,9 @@ def draw_missing(jobs, size, quality, workers):
         os.makedirs(folder, exist_ok=True)
         there |= {entry.path for entry in os.scandir(folder) if entry.stat().st_size}
     missing = sorted(job for job in jobs if job.path not in there)  # by template: each is read and resized once
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="drawing the memes", unit="meme") as progress:
+    with progress_bar(
+        total=len(jobs), initial=len(jobs) - len(missing), desc="drawing the memes", unit="meme"
+    ) as progress:
         workers = max(1, min(workers, len(missing) // FEW))
         if workers == 1:
             _draw(missing, size, quality, progress.update)

@@ -4,11 +4,9 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from preprocess.imgflip575k.templates import Template
 from preprocess.imgflip575k.text_filter import MAX_CHARACTERS, comparable, fault, is_garbage, one_line
-from util import read_json
+from util import progress_bar, read_json
 
 MEME_ID = re.compile(r"imgflip\.com/(?:i/)?([0-9A-Za-z]{1,40})(?:\.\w+)?$")  # of a post or an image
 GROUPED = re.compile(r"[0-9]+|[0-9]{1,3}(?:[,. '\u2019\u00a0\u202f][0-9]{3})+")  # a number as people write it
@@ -41,7 +39,7 @@ def read_memes(templates, names, blocked):
     forms of all templates' names. blocked: BlockedWords. Raises InputError for a broken file.
     """
     memes, counts, ids = [], Counter(), set()
-    with tqdm(templates, desc="reading the memes", unit="template") as progress:
+    with progress_bar(templates, desc="reading the memes", unit="template") as progress:
         for template in progress:
             found = read_json(template.memes, list, "a list of memes")
             counts["read"] += len(found)

@@ -2,16 +2,15 @@
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from dataloaders.image_file import BadImage, ImageError, ImageFile, read_file
 from preprocess.building.inputs import Unusable
-from util import replaced_atomically, sha256_of
+from util import progress_bar, replaced_atomically, sha256_of
 
 
 def checksums(folder, paths):
     """[(path, SHA-256 of its bytes)] of files in `folder`."""
-    return [(path, sha256_of(folder / path)) for path in tqdm(paths, desc="reading the images", unit="img")]
+    return [(path, sha256_of(folder / path)) for path in progress_bar(paths, desc="reading the images", unit="img")]
 
 
 def place_pictures(folder, target, paths):
@@ -21,7 +20,7 @@ def place_pictures(folder, target, paths):
     read, and OpenCV can (TIFF, for example), becomes a PNG.
     """
     placed, unusable, written = {}, {}, 0
-    for path in tqdm(paths, desc="copying the images", unit="img"):
+    for path in progress_bar(paths, desc="copying the images", unit="img"):
         try:
             name, data = as_readable(folder / path, path)
         except ImageError as error:

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from util import InputError
+from util import InputError, progress_bar
 
 PACKAGE = "sentence-transformers"
 DEFAULT_MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"  # 50 languages, Chinese among them
@@ -83,7 +82,7 @@ def encode(model, encode_batch, texts, what, progress):
     different = sorted(set(texts), key=lambda text: (len(text), text))  # a batch of equal lengths has little padding
     parts, lost = [], []
     starts = range(0, len(different), BATCH)
-    for start in tqdm(starts, desc=f"encoding {what}", unit="batch", leave=False, disable=not progress):
+    for start in progress_bar(starts, desc=f"encoding {what}", unit="batch", leave=False, disable=not progress):
         batch = [text.encode("utf-8", "replace").decode() for text in different[start : start + BATCH]]
         parts.append(encode_batch(batch, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False))
         lost += tokens_lost(model, batch)

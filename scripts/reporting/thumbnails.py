@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from dataloaders.image_file import BadImage, ImageError, read_file
 from dataloaders.thumbnail import thumbnail
+from util import progress_bar
 
 SETTINGS = (  # longest side in pixels, WebP quality; the best first
     *((256, 65), (224, 60), (192, 55), (168, 50), (144, 45), (128, 40)),
@@ -52,7 +52,7 @@ def _first_setting(pool, folder, sample, bytes_each):
 def _make_all(pool, folder, names, setting, progress):
     made, bad = {}, {}
     results = pool.map(lambda name: _thumbnail_or_reason(folder / name, *setting), names)
-    bar = tqdm(results, total=len(names), desc="shrinking images", unit="img", disable=not progress)
+    bar = progress_bar(results, total=len(names), desc="shrinking images", unit="img", disable=not progress)
     for name, result in zip(names, bar, strict=True):
         (bad if isinstance(result, str) else made)[name] = result
     return made, bad

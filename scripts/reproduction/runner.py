@@ -18,8 +18,8 @@ CONSOLE = "console.txt"  # in a run's folder: all that it printed
 LOCK = ".lock"
 POLL = 0.1  # seconds
 REPEAT = 5  # seconds after which a run is asked to stop again: one that is just importing may lose the signal
-# A run's output goes to a file: in UTF-8 whatever the terminal has, and its progress bar need not be smooth.
-ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "TQDM_MININTERVAL": "1"}
+# A run's output goes to a file, in UTF-8 whatever the terminal has.
+ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
 @dataclass

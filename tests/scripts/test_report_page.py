@@ -532,7 +532,7 @@ def test_a_real_run(tmp_path):
     made = subprocess.run(
         [sys.executable, "-c", NO_TORCH, str(place.folder / "run")], cwd=ROOT, capture_output=True, text=True
     )
-    assert made.returncode == 0, made.stderr
+    assert made.returncode == 0 and "\r" not in made.stderr, made.stderr
     assert "1 run, 4 queries, 4 memes: written to" in made.stdout
     data, record = embedded_data(out.read_text(encoding="utf-8")), QueryRecord.load(place.folder / "run")
     names, values = record.values("fused")
