@@ -37,6 +37,11 @@ def joined(children: Iterable[object]) -> Markup:
     return Markup("".join(c if isinstance(c, Markup) else html.escape(str(c)) for c in children if c is not None))
 
 
+def scrolling(content: Markup, label: str) -> Markup:
+    """A box of its own, called `label`, for what scrolls sideways where the screen is too narrow."""
+    return tag("div", content, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
 def embedded(data: object) -> Markup:
     """JSON that is safe inside a <script> element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pages import markup
-from pages.markup import Markup, joined, tag
+from pages.markup import Markup, joined, scrolling, tag
 from recommend.serving.page import LINKS
 
 EXAMPLES = {
@@ -54,9 +54,7 @@ def _operation(method: str, path: str, operation: dict[str, Any], address: str) 
         tag("h2", tag("code", f"{method.upper()} {path}")),
         tag("p", *_with_code(f"{operation['summary']}. {' '.join(operation['description'].split())}")),
         tag("pre", tag("code", example.format(address))) if example else None,
-        tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=f"options of {path}")
-        if options
-        else None,
+        scrolling(table, f"options of {path}") if options else None,
     )
 
 

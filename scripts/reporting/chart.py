@@ -9,19 +9,31 @@ WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 16, 36  # margins
 TICKS = 5  # about so many on an axis
 POINTS = 300  # of a line, at most
-MARKED = 25  # up to so many points get a dot each
+MARKED = 25  # up to so many points get a mark each
+SMALL, LARGE = 2.2, 4  # half of a mark's width: of a line's points, of points without a line
+SHAPES = (  # of marks, within -1 … 1
+    None,  # a circle
+    "M-1-1H1V1H-1Z",
+    "M0-1.2 1.2 1H-1.2Z",
+    "M0-1.4 1.4 0 0 1.4-1.4 0Z",
+    "M0 1.2 1.2-1H-1.2Z",
+)
 
 
 @dataclass
 class Line:
-    """label: for the legend; style: a class of page.css (`fused`, `qi`, `qc`, `total`). points: [(x, y)] by x; band:
-    [(x, low, high)], drawn behind.
+    """label: for the legend; style: classes of page.css (`fused`, `qi`, `qc`, `total`); shape: of its marks, of SHAPES.
+    points: [(x, y)] by x; band: [(x, low, high)], drawn behind. starts: the xs after which it begins anew; best: the x
+    of a point with a ring, or None.
     """
 
     label: str
     style: str
     points: list
     band: list = ()
+    shape: int = 0
+    starts: list = ()
+    best: float | None = None
 
     def values_at(self, x):
         """What a tip says of the line at x: no row, or one."""
@@ -95,16 +107,19 @@ def line_chart(title, lines, x_label, y_label, y_ticks, stages=(), best=None, ti
     xs = sorted({x for line in lines for x, _ in line.points})
     if not xs:
         return nothing(f"{title}: there are no values.")
-    x_range = (min(0, xs[0]), xs[-1])
-    whole = [value for value in ticks(*x_range) if value == int(value)]  # steps and epochs
+    single = len(xs) == 1  # such as of one epoch: there is nothing to join, and no epoch to choose
+    x_range = (xs[0] - 1, xs[0] + 1) if single else (min(0, xs[0]), xs[-1])
+    whole = xs if single else [value for value in ticks(*x_range) if value == int(value)]  # steps and epochs
     frame = Frame(whole, x_range, y_ticks, x_label, y_label)
     parts = [*frame.axes(), *_stages(frame, stages)]
-    if best is not None:
+    if best is not None and not single:
         parts.append(tag("line", class_="best", x1=frame.x(best), x2=frame.x(best), y1=TOP, y2=HEIGHT - BOTTOM))
     for line in lines:
-        parts += _drawn(frame, line, [x for x, _ in stages])
+        parts += _drawn(frame, line, LARGE if single else SMALL)
+    if not single:
+        parts += [_ring(frame.x(x), frame.y(y)) for line in lines for x, y in line.points if x == line.best]
     parts += _spots(frame, lines, xs, tip)
-    return figure(title, parts, legend(lines, best))
+    return figure(title, parts, _legend_of_points(lines) if single else legend(lines, best))
 
 
 def _stages(frame, stages):
@@ -115,21 +130,29 @@ def _stages(frame, stages):
         yield tag("text", name, class_="tick", x=x, y=TOP - 4)
 
 
-def _drawn(frame, line, starts):
-    """A line, its band and dots; it is interrupted where a stage begins."""
+def _drawn(frame, line, size):
+    """A line, its band and marks of a size; it is interrupted where a stage begins."""
     if line.band:
         edge = [(x, low) for x, low, _ in line.band] + [(x, high) for x, _, high in reversed(line.band)]
         yield tag("polygon", class_=f"band {line.style}", points=_places(frame, edge))
-    ends = [*starts[1:], math.inf]
-    begin = -math.inf
-    for end in ends:
+    edges = [-math.inf, *line.starts[1:], math.inf]
+    for begin, end in zip(edges, edges[1:], strict=False):
         part = [(x, y) for x, y in line.points if begin < x <= end]
-        begin = end
-        if part:
+        if len(part) > 1:
             yield tag("polyline", class_=f"line {line.style}", points=_places(frame, thin(part)))
-    if len(line.points) <= MARKED:
-        for x, y in line.points:
-            yield tag("circle", class_=f"dot {line.style}", cx=frame.x(x), cy=frame.y(y), r=2.2)
+        if len(part) == 1 or len(line.points) <= MARKED:
+            yield from (_mark(line, frame.x(x), frame.y(y), size) for x, y in part)
+
+
+def _mark(line, x, y, size):
+    path = SHAPES[line.shape]
+    if path is None:
+        return tag("circle", class_=f"dot {line.style}", cx=x, cy=y, r=size)
+    return tag("path", class_=f"dot {line.style}", d=path, transform=f"translate({x} {y}) scale({size})")
+
+
+def _ring(x, y):
+    return tag("circle", class_="ring", cx=x, cy=y, r=5)
 
 
 def _places(frame, points):
@@ -178,16 +201,30 @@ def figure(title, parts, below=None):
 
 def legend(lines, best):
     """Each line's label after a sample of it."""
-    entries = [(line.style, line.label) for line in lines if line.label]
-    samples = [tag("span", _sample("line", style), label) for style, label in entries]
+    samples = [tag("span", _sample(_stroke(f"line {line.style}"), _mark(line, 12, 5, 3)), line.label) for line in lines]
     if best is not None:
-        samples.append(tag("span", _sample("best", ""), "best epoch"))
+        samples.append(tag("span", _sample(_stroke("best")), "best epoch"))
+    if any(line.best is not None for line in lines):
+        samples.append(tag("span", _sample(_ring(12, 5)), "best epoch"))
     return tag("p", *samples, class_="legend")
 
 
-def _sample(kind, style):
-    stroke = tag("line", class_=f"{kind} {style}".strip(), x1=0, x2=24, y1=5, y2=5)
-    return tag("svg", stroke, viewBox="0 0 24 10", width=24, height=10, aria_hidden="true")
+def _legend_of_points(lines):
+    """Each point's label and value after its mark."""
+    samples = [
+        tag("span", _sample(_mark(line, 12, 5, LARGE)), f"{line.label}  {number(y)}")
+        for line in lines
+        for _, y in line.points
+    ]
+    return tag("p", *samples, class_="legend")
+
+
+def _stroke(style):
+    return tag("line", class_=style, x1=0, x2=24, y1=5, y2=5)
+
+
+def _sample(*parts):
+    return tag("svg", *parts, viewBox="0 0 24 10", width=24, height=10, aria_hidden="true")
 
 
 def nothing(text):

@@ -1,4 +1,4 @@
-"""The learning curves of runs: loss, retrieval on val, α."""
+"""The learning curves of each run: loss, retrieval on val, α."""
 
 from pages.markup import joined, tag
 from scripts.reporting.chart import Line, beside, histogram, line_chart, nothing, ticks
@@ -6,6 +6,7 @@ from scripts.reporting.chart import Line, beside, histogram, line_chart, nothing
 ON_VAL = ("mAP", "R@1", "R@5", "R@10")
 TITLES = {"fused": "fused", "qi": "QI", "qc": "QC"}
 LOSSES = {"total": "total", **TITLES}
+SHAPES = {"fused": 0, "qi": 1, "qc": 2, "total": 3}  # of chart.SHAPES
 
 
 class Timeline:
@@ -24,6 +25,10 @@ class Timeline:
             self.stages.append((start, stage))
             start += length
 
+    @property
+    def starts(self):
+        return [start for start, _ in self.stages]
+
     def place(self, line):
         return line[self.key] + next(start for start, stage in self.stages if stage == line["stage"])
 
@@ -35,7 +40,7 @@ class Timeline:
 
 
 def curves(runs):
-    """The section's content: a column for each run, with the same scales."""
+    """The charts of each run, a column for each, with the same scales."""
     scales = shared_scales(runs)
     return beside([(run.name if len(runs) > 1 else None, figures(run, scales)) for run in runs])
 
@@ -46,9 +51,9 @@ def shared_scales(runs):
     scales = {"loss": ticks(min([0, *losses]), max([1, *losses]))}
     for metric in ON_VAL:
         lines = [line for run in runs for line in run.evaluations]
-        values = [_on_val(line, score, metric) for line in lines for score in TITLES if score in line["scores"]]
+        values = [on_val(line, score, metric) for line in lines for score in TITLES if score in line["scores"]]
         scales[metric] = ticks(0, max([1, *values]))
-    points = [point for run in runs for _, values in _alpha_points(run).items() for point in values]
+    points = [point for run in runs for _, values in alpha_points(run).items() for point in values]
     alphas = [y for _, *ys in [*points, *(band for run in runs for band in _alpha_bands(run))] for y in ys]
     if alphas:
         middle = (min(alphas) + max(alphas)) / 2
@@ -56,7 +61,7 @@ def shared_scales(runs):
     return scales
 
 
-def _on_val(line, score, metric):
+def on_val(line, score, metric):
     return line["scores"][score]["query_to_meme"]["metrics"][metric]
 
 
@@ -70,7 +75,7 @@ def figures(run, scales):
         return [nothing("Nothing was trained in this run: it has no curves.")]
     charts = [loss_chart(run, scales["loss"])] if run.losses else []
     charts += [val_chart(run, metric, scales[metric]) for metric in ON_VAL]
-    if _alpha_points(run):
+    if alpha_points(run):
         charts.append(alpha_chart(run, scales["α"]))
     return charts
 
@@ -85,7 +90,7 @@ def loss_chart(run, y_ticks):
     for name, label in LOSSES.items():
         points = [(steps.place(line), line["losses"][name]) for line in run.losses if name in line["losses"]]
         if points and not _is_total(run, name):
-            lines.append(Line(label, name, points))
+            lines.append(Line(label, name, points, shape=SHAPES[name], starts=steps.starts))
     return line_chart("Training loss", lines, "step", "loss", y_ticks, steps.stages, tip=steps.called)
 
 
@@ -99,16 +104,16 @@ def val_chart(run, metric, y_ticks):
     lines = []
     for score, label in TITLES.items():
         points = [
-            (epochs.place(line), _on_val(line, score, metric)) for line in run.evaluations if score in line["scores"]
+            (epochs.place(line), on_val(line, score, metric)) for line in run.evaluations if score in line["scores"]
         ]
         if points and (run.has_two_branches or score != "fused"):  # with one branch, fused is that branch
-            lines.append(Line(label, score, points))
+            lines.append(Line(label, score, points, shape=SHAPES[score], starts=epochs.starts))
     best = run.metrics["best_epoch"]
     title = f"{metric} on val, query to meme"
     return line_chart(title, lines, "epoch", "%", y_ticks, epochs.stages, best and epochs.place(best), epochs.called)
 
 
-def _alpha_points(run):
+def alpha_points(run):
     """{label: [(line's place, α)] over time}; empty where it does not change, or is fitted at the end alone."""
     if (
         run.args.get("fusion") not in ("learned", "query")
@@ -127,7 +132,7 @@ def _alpha_points(run):
 
 def _alpha_bands(run):
     """[(line's place, lowest, highest α of val's queries)], where each query has its own."""
-    if run.args.get("fusion") != "query" or run.fits_each_epoch or not _alpha_points(run):
+    if run.args.get("fusion") != "query" or run.fits_each_epoch or not alpha_points(run):
         return []
     steps = timeline(run, "step")
     return [(steps.place(line), line["alpha"]["min"], line["alpha"]["max"]) for line in run.evaluations]
@@ -135,9 +140,10 @@ def _alpha_bands(run):
 
 def alpha_chart(run, y_ticks):
     steps, band = timeline(run, "step"), _alpha_bands(run)
-    styles = ("alpha", "total")
+    styles = (("alpha", 0), ("total", SHAPES["total"]))
     lines = [
-        Line(label, style, of, band) for style, (label, of) in zip(styles, _alpha_points(run).items(), strict=False)
+        Line(label, style, of, band, shape)
+        for (style, shape), (label, of) in zip(styles, alpha_points(run).items(), strict=False)
     ]
     return line_chart("α, the weight of QI", lines, "step", "α", y_ticks, tip=steps.called)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from pages import markup
 from pages.markup import Markup, embedded, tag
 from scripts.reporting.comparisons import comparisons
-from scripts.reporting.curves import alpha_distributions, curves
+from scripts.reporting.curves import alpha_distributions
 from scripts.reporting.gallery import gallery, gallery_data
+from scripts.reporting.overlay import learning_curves
 from scripts.reporting.query_groups import groupings
 from scripts.reporting.sections import breakdown, facts, gains, results, worst
 from scripts.reporting.thumbnails import thumbnails
@@ -26,7 +27,7 @@ def page(runs, community, progress=True):
     sections = [
         ("results", "Results", results(runs)),
         ("facts", "Run facts", facts(runs, community)),
-        ("curves", "Learning curves", curves(runs)),
+        ("curves", "Learning curves", learning_curves(runs)),
         ("alpha", "α of the queries", alpha_distributions(runs)),
         ("gains", "Gains and losses", gains(compared, community.queries)),
         ("worst", "Worst queries", worst(runs, community.queries)),

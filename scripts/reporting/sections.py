@@ -3,7 +3,7 @@
 import numpy as np
 
 from metrics import METRICS, UNITS, shown_metrics
-from pages.markup import joined, tag
+from pages.markup import joined, scrolling, tag
 from scripts.reporting.shown_runs import title, unusual_flags
 from scripts.reporting.weights import PARTS, gain_of_fusing, how_set
 
@@ -14,18 +14,13 @@ LISTED = 6  # queries that gained most, that lost most; the worst ones
 FEW = 10  # a group of fewer queries says little
 
 
-def scrolling(table):
-    """A table in a box of its own, which scrolls where the screen is too narrow."""
-    return tag("div", table, class_="scroll", tabindex=0)
-
-
 def results(runs):
     """A table for each direction; page.js shows one of them at a time."""
     tables = [
         tag(
             "div",
             tag("h3", name.capitalize()),
-            scrolling(results_table(runs, direction)),
+            scrolling(results_table(runs, direction), f"results, {name}"),
             class_="panel",
         )
         for direction, name in DIRECTIONS.items()
@@ -49,7 +44,8 @@ def results_table(runs, direction):
 
 def run_rows(run, direction, named):
     if named:
-        yield tag("tr", tag("th", run.name, scope="rowgroup", colspan=len(shown_metrics()) + 1), class_="group")
+        columns = len(shown_metrics()) + 1
+        yield tag("tr", tag("th", tag("span", run.name), scope="rowgroup", colspan=columns), class_="group")
     for score, label in SCORES.items():
         if score in run.scores and not (score == "fused" and len(run.scores) == 2):
             entry = run.scores[score][direction]
@@ -81,9 +77,8 @@ def facts(runs, community):
         ),
     )
     text = f"Community {community.name}: {community.csv}, images in {community.features}."
-    return joined(
-        [tag("p", text), scrolling(tag("table", head, body, class_="facts" if len(runs) > 1 else "facts single"))]
-    )
+    table = tag("table", head, body, class_="facts" if len(runs) > 1 else "facts single")
+    return joined([tag("p", text), scrolling(table, "run facts")])
 
 
 def method(run):
@@ -278,7 +273,7 @@ def breakdown(runs, groupings):
             "div",
             tag("h3", grouping.title),
             tag("p", grouping.definition, class_="quiet"),
-            scrolling(breakdown_table(runs, values, grouping)),
+            scrolling(breakdown_table(runs, values, grouping), f"breakdown, {grouping.title.lower()}"),
             class_="breakdown",
         )
         for grouping in groupings

@@ -1,8 +1,10 @@
 """The report in a real browser, headless and offline: what a reader sees, clicks, types and prints."""
 
 import json
+import re
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 
@@ -271,6 +273,24 @@ def test_nothing_is_wider_than_the_screen(opened, name, width):
         .map((element) => element.outerHTML.slice(0, 80))"""
     assert page.evaluate(wide) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_table_that_is_cut_off_has_a_shade_at_that_edge(opened):
+    page = opened("two.html", viewport={"width": 360, "height": 740})
+    assert page.get_by_role("region", name="results, query to meme").is_visible()
+    box = page.get_by_role("region", name="run facts")
+    page.add_style_tag(content=".scroll table, .scroll table * { visibility: hidden; }")  # the ground alone
+    shaded = []
+    for scheme, place in (("light", 0), ("light", 40), ("light", 10_000), ("dark", 40)):
+        page.emulate_media(color_scheme=scheme)
+        box.evaluate("(node, place) => node.scrollTo(place, 0)", place)
+        row = cv2.imdecode(np.frombuffer(box.screenshot(), np.uint8), cv2.IMREAD_COLOR)[20].astype(int)
+        ground = [int(n) for n in re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))]
+        shaded.append([bool(np.abs(row[edge] - ground[::-1]).max() > 25) for edge in (1, -2)])
+    assert shaded == [[False, True], [True, True], [True, False], [True, True]]
+    box.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("node => node.scrollLeft < 40", arg=box.element_handle())
 
 
 def test_chart_values_under_the_mouse(opened):

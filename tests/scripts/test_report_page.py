@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -374,6 +375,14 @@ def tips(figure):
     return [spot.attributes["data-tip"] for spot in figure.all("g", class_="spot")]
 
 
+def marks(svg, style):
+    """The places of a line's marks, which are circles or paths."""
+    places = [mark.attributes.get("transform", "") for mark in svg.all("path", class_=f"dot {style}")]
+    places = [re.match(r"translate\((\S+) (\S+)\)", place).groups() for place in places]
+    places += [(mark.attributes["cx"], mark.attributes["cy"]) for mark in svg.all("circle", class_=f"dot {style}")]
+    return [tuple(map(float, place)) for place in places]
+
+
 def test_curves_of_a_joint_run(community, tmp_path):
     run = write_small_run(
         *(tmp_path / "run", community),
@@ -392,10 +401,9 @@ def test_curves_of_a_joint_run(community, tmp_path):
     assert tips(training) == [f"step {s}\ntotal  {9 - s}\nfused  3\nQI  2\nQC  1" for s in (2, 4, 6)]
     assert tips(precision) == ["epoch 1\nfused  20\nQI  10\nQC  15", "epoch 2\nfused  20\nQI  20\nQC  15"]
     assert tips(weight) == [f"step {s}\nα  {0.5 + s / 100:.4g}" for s in (2, 4, 6)]
-    # the dots are where the values are: linear in both directions, the best epoch's line through the first ones
-    dots = [(float(dot.attributes["cx"]), float(dot.attributes["cy"])) for dot in precision.all("circle")]
-    fused, qi = dots[:2], dots[2:4]
+    # the marks are where the values are: linear in both directions, the best epoch's line through the first ones
     svg = precision.all("svg")[0]
+    fused, qi = marks(svg, "fused"), marks(svg, "qi")
     zero = float(svg.all("line", class_="grid")[0].attributes["y1"])
     horizontal = [line for line in svg.all("line", class_="axis") if line.attributes["y1"] == line.attributes["y2"]]
     assert zero == float(horizontal[0].attributes["y1"])
@@ -439,6 +447,73 @@ def test_curves_of_staged_training_follow_each_other(community, tmp_path):
     assert len(svg.all("polyline", class_="line fused")) == 2  # no line joins the stages
     assert [figure.one("figcaption").text for figure in others if "α" in figure.text] == []
     assert "0.500, staged: chosen on val" in root.one("section", id="facts").text
+
+
+def test_the_curves_of_several_runs_share_their_charts(folder, community, tmp_path):
+    """The third run is staged, and its epochs follow each other; the first one was not trained."""
+    joint, short = (
+        write_small_run(
+            *(tmp_path / name, community),
+            losses=[loss("joint", 1, 4, 0.5 + value / 100, total=value, qi=1, qc=1, fused=1)],
+            evaluations=[evaluation("joint", e, 4 * e, 0.5, qi=1, qc=2, fused=value * e) for e in range(1, epochs + 1)],
+            changes={"best_epoch": {"stage": "joint", "epoch": epochs, "val": {"mAP": 20.0}}},
+        )
+        for name, value, epochs in (("joint", 10, 2), ("short", 5, 1))
+    )
+    stages = [("qi", 1), ("qi", 2), ("qc", 1), ("qc", 2)]
+    staged = write_small_run(
+        *(tmp_path / "staged", community),
+        losses=[loss(stage, 1, 8, total=3) for stage in ("qi", "qc")],
+        evaluations=[evaluation(stage, e, 8 * e, 0.5, qi=3, qc=4, fused=7) for stage, e in stages],
+        changes={"best_epoch": {"stage": "qc", "epoch": 1, "val": {"mAP": 7.0}}},
+        co_train="staged",
+    )
+    _, root, _ = report(folder, joint, short, staged, out=tmp_path / "page.html")
+    section = root.one("section", id="curves")
+    own = section.one("details")
+    assert "it has no curves" in own.text and [h.text for h in own.all("h3")] == ["first", "joint", "short", "staged"]
+    shared = section.all("figure")[: -len(own.all("figure"))]
+    assert len(shared) == 6 and len(own.all("figure")) == 6 + 6 + 5
+    training, precision, weight = shared[0], shared[1], shared[-1]
+    assert tips(training) == ["step 4\njoint  10\nshort  5", "step 8\nstaged  3", "step 24\nstaged  3"]
+    assert tips(precision) == [
+        *("epoch 1\njoint  10\nshort  5\nstaged  7", "epoch 2\njoint  20\nstaged  7"),
+        *("epoch 3\nstaged  7", "epoch 4\nstaged  7"),
+    ]
+    assert tips(weight) == ["step 4\njoint  0.6\nshort  0.55"]
+    svg = precision.all("svg")[0]
+    styles = ["c0 d0", "c1 d1", "c2 d2"]
+    assert [len(marks(svg, style)) for style in styles] == [2, 1, 4]
+    assert [len(svg.all("polyline", class_=f"line {style}")) for style in styles] == [1, 0, 2]
+    rings = [(float(ring.attributes["cx"]), float(ring.attributes["cy"])) for ring in svg.all("circle", class_="ring")]
+    assert rings == [marks(svg, "c0 d0")[1], marks(svg, "c1 d1")[0], marks(svg, "c2 d2")[2]]
+    legend = precision.one("p", class_="legend")
+    assert [label.text for label in legend.all("span")] == ["joint", "short", "staged", "best epoch"]
+    samples = [(sample.one("line").attributes["class"], sample.children[1].tag) for sample in legend.all("svg")[:3]]
+    assert samples == [("line c0 d0", "circle"), ("line c1 d1", "path"), ("line c2 d2", "path")]
+
+
+def test_a_run_of_one_epoch_is_points_with_their_values(community, tmp_path):
+    run = write_small_run(
+        *(tmp_path / "run", community),
+        losses=[loss("joint", 0.5, 2, 0.5, total=9, fused=3, qi=2, qc=1), loss("joint", 1, 4, 0.5, total=8, fused=3)],
+        evaluations=[evaluation("joint", 1, 4, 0.5, qi=10, qc=15, fused=20)],
+        changes={"best_epoch": {"stage": "joint", "epoch": 1, "val": {"mAP": 20.0}}},
+    )
+    _, root, _ = report(run, out=tmp_path / "page.html")
+    training, precision, *_ = root.one("section", id="curves").all("figure")
+    svg = precision.all("svg")[0]
+    assert [text.text for text in svg.all("text", class_="tick", text_anchor="middle")] == ["1"]  # of the epochs
+    bottom = next(line for line in svg.all("line", class_="axis") if line.attributes["y1"] == line.attributes["y2"])
+    left, right = (float(bottom.attributes[end]) for end in ("x1", "x2"))
+    assert [[x for x, _ in marks(svg, style)] for style in ("fused", "qi", "qc")] == [[(left + right) / 2]] * 3
+    assert not svg.all("polyline") and not svg.all("line", class_="best")
+    assert [label.text for label in precision.one("p", class_="legend").all("span")] == [
+        "fused  20",
+        "QI  10",
+        "QC  15",
+    ]
+    assert training.all("polyline", class_="line total")  # it has more steps than one
 
 
 def test_alpha_of_each_query(community, tmp_path):
