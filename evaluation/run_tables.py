@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from evaluation.trec_runs import Qrels, ranks_in_run, read_run
-from metrics import METRICS, average, bootstrap_intervals, format_table, values_of
+from metrics import METRICS, RankedQueries, average, bootstrap_intervals, format_table, values_of
 from util import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredRun:
+    """A run's metrics. What depends on a rank that the run does not tell is in none of the dicts.
+
+    names, values: as `values_of` returns them, a row per query; means: over the queries; printed: these, with the
+    digits that trec_eval prints; intervals: {name: (low, high)}.
+    """
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    means: dict[str, float]
+    printed: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
+def score_ranks(ranked: RankedQueries, seed: int) -> ScoredRun:
+    """The metrics of a run's ranks; the seed is the intervals'."""
+    names, values = values_of(ranked)
+    known = np.isfinite(values).all(axis=0)
+    chosen = [name for name, is_known in zip(names, known, strict=True) if is_known]
+    means = {name: value for name, value in average(names, values).items() if np.isfinite(value)}
+    intervals = bootstrap_intervals(chosen, values[:, known], seed)
+    return ScoredRun(names, values, means, means | _as_trec_prints(names, values), intervals)
 
 
 def report_runs(runs: Mapping[str, str], qrels_path: str, as_trec: bool, seed: int) -> dict[str, Any]:
@@ -25,19 +51,15 @@ def report_runs(runs: Mapping[str, str], qrels_path: str, as_trec: bool, seed: i
         if not run.keys() & qrels.relevant.keys():
             raise InputError(f"{path}: found none of the queries that {qrels_path} has relevant memes of")
         ranked = ranks_in_run(run, qrels, as_trec)
-        columns, values = values_of(ranked)
-        known = np.isfinite(values).all(axis=0)
-        chosen = [column for column, is_known in zip(columns, known, strict=True) if is_known]
-        means = {column: value for column, value in average(columns, values).items() if np.isfinite(value)}
-        intervals = bootstrap_intervals(chosen, values[:, known], seed)
-        rows.append((name, means | _as_trec_prints(columns, values), intervals))
+        scored = score_ranks(ranked, seed)
+        rows.append((name, scored.printed, scored.intervals))
         lacking = {
             "queries_without_a_line": len(qrels.relevant.keys() - run.keys()),
             "relevant_memes_not_found": int(np.isinf(ranked.ranks).sum()),
             "other_queries": len(run.keys() - qrels.relevant.keys()),
         }
         notes.append(f"{name}: {_told(*lacking.values())}")
-        stored.append({"name": name, "metrics": means, "intervals": intervals} | lacking)
+        stored.append({"name": name, "metrics": scored.means, "intervals": scored.intervals} | lacking)
     left_out = f" ({qrels.without:,} more have nothing relevant: left out)" if qrels.without else ""
     pairs = sum(map(len, qrels.relevant.values()))
     print(f"query to meme: {len(qrels.relevant):,} queries{left_out}, {pairs:,} relevant pairs")

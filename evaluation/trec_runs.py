@@ -18,6 +18,8 @@ DEPTH = 1000  # memes of a query in a run, as TREC has it
 TAG = "IEF"
 BEIR_HEADING = ["query-id", "corpus-id", "score"]
 GRADE = re.compile(r"-?\d{1,9}")
+ONCE = "each pair once"
+NO_LINE = "found no line of a run, expected query Q0 meme rank score tag"
 
 
 def write_run(
@@ -59,7 +61,7 @@ class Qrels:
         relevant: dict[str, set[str]] = {}
         judged: set[tuple[str, str]] = set()
         bad, columns = BadRows(), 4
-        for number, words in _lines(path):
+        for number, words in lines(path):
             if not judged and words[:3] == BEIR_HEADING:
                 columns = 3
                 continue
@@ -69,7 +71,7 @@ class Qrels:
                 continue
             query, meme, grade = words[0], words[-2], int(words[-1])
             if (query, meme) in judged:
-                bad.add(path, number, [_again(query, meme)])
+                bad.add(path, number, [f"found {_again(query, meme)}, expected {ONCE}"])
             judged.add((query, meme))
             own = relevant.setdefault(query, set())
             if grade >= 1:
@@ -84,36 +86,54 @@ class Qrels:
 def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     """{query id: {meme id: score}} of a TREC run; neither the order of its lines nor its ranks count, as in trec_eval.
 
-    InputError: a line has not six words, a score is no finite number, a query has a meme twice, or there is no line.
+    InputError: a line is none of a run (`add_line`), or there is no line.
     """
     run: dict[str, dict[str, float]] = {}
     bad = BadRows()
-    for number, words in _lines(path):
+    for number, words in lines(path):
         try:
-            query, _, meme, _, score, _ = words
-            value = float(score)
-        except ValueError:
-            found = shown(" ".join(words))
-            bad.add(path, number, [f"found {found}, expected query Q0 meme rank score tag, the score a number"])
-            continue
-        if not math.isfinite(value):
-            bad.add(path, number, [f"found the score {score}, expected a finite one"])
-        own = run.setdefault(query, {})
-        if meme in own:
-            bad.add(path, number, [_again(query, meme)])
-        own[meme] = value
+            add_line(run, words)
+        except BadLine as error:
+            bad.add(path, number, [str(error)])
     bad.raise_if_any()
     if not run:
-        raise InputError(f"{path}: found no line of a run, expected query Q0 meme rank score tag")
+        raise InputError(f"{path}: {NO_LINE}")
     return run
 
 
+class BadLine(ValueError):
+    """A line that is none of a run. expected: what it should have been."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(f"found {found}, expected {expected}")
+        self.expected = expected
+
+
+def add_line(run: dict[str, dict[str, float]], words: list[str]) -> tuple[str, str]:
+    """Put a line's words into {query id: {meme id: score}}; returns its query and its meme.
+
+    BadLine: there are not six words, the score is no finite number, or the query has the meme already.
+    """
+    try:
+        query, _, meme, _, score, _ = words
+        value = float(score)
+    except ValueError:
+        raise BadLine(shown(" ".join(words)), "query Q0 meme rank score tag, the score a number") from None
+    if not math.isfinite(value):
+        raise BadLine(f"the score {score[:60]}", "a finite one")
+    own = run.setdefault(query, {})
+    if meme in own:
+        raise BadLine(_again(query, meme), ONCE)
+    own[meme] = value
+    return query, meme
+
+
 def _again(query: str, meme: str) -> str:
-    return f"found query {shown(query)}, meme {shown(meme)} again, expected each pair once"
+    return f"query {shown(query)}, meme {shown(meme)} again"
 
 
-def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
-    """(number, words) of each line that has some and is no comment."""
+def lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
+    """(number, words) of each line of a run or of qrels that has some and is no comment. InputError: it is no text."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
