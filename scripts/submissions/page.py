@@ -89,7 +89,7 @@ def heading(names, texts):
 
 
 def table(community, rows, metric, columns):
-    head = heading([*NAMES, metric, "minus the row above", *columns[1:]], NAMES[1:])
+    head = heading([*NAMES, metric, "difference to the row above", *columns[1:]], NAMES[1:])
     body = (row_of(row, community, columns) for row in rows)
     text = f"{community.name}: {len(rows):,} submission{'s' * (len(rows) != 1)}, by {metric}"
     return tag("table", caption(text), head, tag("tbody", *body), tag("tbody", random_row(community, columns)))
@@ -104,7 +104,7 @@ def row_of(row, community, columns):
         tag("td", row.rank),
         tag("th", method(submission), lacks, scope="row", class_="text"),
         tag("td", *bdi_list(submission.authors), class_="text"),
-        tag("td", trained_on(submission.trained_on, community.name), class_="text"),
+        tag("td", trained_on(submission.data_of(community.name), community.name), class_="text"),
         first,
         tag("td", step(row.step, METRICS[columns[0]].digits)),
         *others,
@@ -112,10 +112,10 @@ def row_of(row, community, columns):
 
 
 def random_row(community, columns):
-    chance, none = community.at_random(), tag("td", "–")
+    chance, none, no_text = community.at_random(), tag("td", "–"), tag("td", "–", class_="text")
     first, *others = (tag("td", number(chance, column)) for column in columns)
     name = tag("th", "random ranking", scope="row", class_="text")
-    return tag("tr", none, name, none, none, first, none, *others)
+    return tag("tr", none, name, no_text, no_text, first, none, *others)
 
 
 def method(submission):
@@ -166,7 +166,7 @@ def signed(value, digits):
 def notes(metric, comparisons):
     yield "Small, under a metric: its 95 % bootstrap interval over queries (1,000 resamples, seed 0), not over seeds."
     yield (
-        f"“minus the row above”: the difference in {metric}, its 95 % paired bootstrap interval, and p, the larger of "
+        f"“difference to the row above”: in {metric}, with its 95 % paired bootstrap interval, and p, the larger of "
         "the two-sided p-values of the paired bootstrap and of the randomisation test (10,000 resamples each), both "
         f"after Holm's correction for the {max(comparisons, 0):,} comparisons of this page. A large p does not say "
         "that two methods are equal."

@@ -30,16 +30,24 @@ LISTED = 5  # ids in a warning
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """ranked: {community: the ranks of its run's relevant memes}, of the runs without an error; trained_on: None where
-    it is left open.
+    """trained_on: as submission.json has it; ranked: {community: the ranks of its run's relevant memes}, of the runs
+    without an error.
     """
 
     folder: Path
     method: str
     authors: list[str]
     link: str | None
-    trained_on: list[str] | None
+    trained_on: list[str] | dict[str, list[str] | None] | None
     ranked: dict[str, RankedQueries]
+
+    def data_of(self, community):
+        """What the run of a community is of a model trained on; None where that is left open."""
+        return data_of(self.trained_on, community)
+
+
+def data_of(trained_on, community):
+    return trained_on.get(community) if isinstance(trained_on, dict) else trained_on
 
 
 def read_submission(folder, communities, problems):
@@ -70,9 +78,12 @@ def read_submission(folder, communities, problems):
     ranked = {}
     for run in present:
         path, beside = folder / run, folder / f"{run}.json"
+        data = None if about is None else data_of(about.get("trained_on"), runs[run])
+        if about is not None and data is None:
+            problems.warning(folder / ABOUT, f'"trained_on" is left open for {run}: the page will say "unknown"')
         ranks = read_ranks(path, files[run], communities[runs[run]], problems)
         if beside.name in files:
-            check_record(beside, files[beside.name], about, problems)
+            check_record(beside, files[beside.name], data, problems)
         else:
             problems.error(beside, f"found no such file, expected how {run} was made, as --save_run writes it")
         if not problems.is_bad(path, beside):
@@ -128,6 +139,10 @@ def is_link(value):
         return False
 
 
+def is_data(value):
+    return value is None or are_lines(value, 0, 50)
+
+
 FIELDS = {  # what each of submission.json's has to be
     "method": (lambda value: is_line(value, 100), "one line of 1 to 100 characters"),
     "authors": (
@@ -139,9 +154,9 @@ FIELDS = {  # what each of submission.json's has to be
         "an address that begins with http:// or https://, of at most 500 characters, or null",
     ),
     "trained_on": (
-        lambda value: value is None or are_lines(value, 0, 50),
+        lambda value: is_data(value) or (isinstance(value, dict) and all(map(is_data, value.values()))),
         "a list of at most 50 communities and other data, each a line of at most 100 characters; [] where it was "
-        "trained on nothing, null where that is left open",
+        "trained on nothing, null where that is left open; or an object with one of these for each community",
     ),
 }
 
@@ -157,8 +172,6 @@ def read_about(path, size, problems):
             problems.error(path, f'"{name}": found {found if name in about else "nothing"}, expected {expected}')
     for name in about.keys() - FIELDS.keys():
         problems.warning(path, f"{shown(name)} is none of {', '.join(FIELDS)}: it is not read")
-    if about.get("trained_on") is None:
-        problems.warning(path, '"trained_on" is left open: the leaderboard says that it is unknown')
     return about
 
 
@@ -252,7 +265,7 @@ def listed(ids):
     return ", ".join([*map(shown, ids[:LISTED]), *["…"] * (len(ids) > LISTED)])
 
 
-def check_record(path, size, about, problems):
+def check_record(path, size, trained_on, problems):
     """Add what is wrong with the file beside a run, which says how it was made."""
     record = read_object(path, size, RECORD_BYTES, problems)
     if record is None:
@@ -263,5 +276,5 @@ def check_record(path, size, about, problems):
     elif absent:
         problems.warning(path, f"does not have {', '.join(absent)}: nobody can say from it how the run was made")
     data = record.get("data")
-    if isinstance(data, dict) and data.get("training data") and about is not None and about.get("trained_on") == []:
+    if isinstance(data, dict) and data.get("training data") and trained_on == []:
         problems.warning(path, f'names training data, where "trained_on" of {ABOUT} is []')

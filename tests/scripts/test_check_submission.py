@@ -61,7 +61,7 @@ def test_everything_is_said_at_once(tmp_path, check):
     assert code == 1
     heading, *problems = printed[:-1]
     assert printed[-1] == f"{good}: 0 errors, 0 warnings; would be shown: cats"
-    assert heading == f"{bad}: 9 errors, 6 warnings; would be shown: nothing"
+    assert heading == f"{bad}: 9 errors, 7 warnings; would be shown: nothing"
     expected = [
         "error: birds.trec: found a run of no community, expected one of cats.trec, dogs.trec",
         "error: submission.json: \"method\": found '', expected one line of 1 to 100 characters",
@@ -75,7 +75,8 @@ def test_everything_is_said_at_once(tmp_path, check):
         "warning: more: is a folder: it is not read",
         "warning: notes.txt: is neither submission.json, nor a run",
         "warning: submission.json: 'author' is none of method, authors, link, trained_on: it is not read",
-        'warning: submission.json: "trained_on" is left open',
+        'warning: submission.json: "trained_on" is left open for cats.trec',
+        'warning: submission.json: "trained_on" is left open for dogs.trec',
         f"warning: cats.trec, line {len(lines) - 1}: found query 't99', expected one of queries.jsonl",
         f"warning: cats.trec, line {len(lines)}: found meme 'm77', expected one of corpus.jsonl",
     ]
@@ -199,6 +200,8 @@ def test_spoilt_files(tmp_path, check, change, said):
         ({"authors": "a"}, False),
         ({"trained_on": "cats"}, False),
         ({"trained_on": ["cats", "LAION"]}, True),
+        ({"trained_on": {"cats": ["cats"], "dogs": None}}, True),
+        ({"trained_on": {"cats": "cats"}}, False),
         ({"link": 7}, False),
     ],
 )

@@ -25,10 +25,15 @@ def root(tmp_path_factory):
         export(root, name)
     runs = {name: scores(seed, quality=quality) for seed, (name, quality) in enumerate(QUALITY.items())}
     del runs["low"]["t3"]
-    hand_in(root, "low", {"cats": runs["low"]}, method=HOSTILE, authors=["A", HOSTILE], trained_on=None)
+    hand_in(root, "low", {"cats": runs["low"]}, method=HOSTILE, authors=["A", HOSTILE], trained_on={"dogs": []})
     hand_in(root, "middle", {"cats": runs["middle"], "dogs": scores(7)}, trained_on=["cats", HOSTILE], link=None)
     hand_in(
-        root, "high", {"cats": runs["high"]}, method="مرحبا", trained_on=["LAION", "dogs"], link="https://e.org/?a&b"
+        root,
+        "high",
+        {"cats": runs["high"]},
+        method="مرحبا",
+        trained_on={"cats": ["LAION", "dogs"], "dogs": []},
+        link="https://e.org/?a&b",
     )
     (hand_in(root, "spoilt", {"cats": scores(9)}) / "cats.trec").write_text("?")
     (root / "submissions" / "README.md").write_text("is no submission")
@@ -112,9 +117,9 @@ def test_a_row_is_tested_against_the_one_above(pages):
         first, second = order[:, test]
         corrected[first, test] = min(1, 2 * p_values[first][test])
         corrected[second, test] = max(corrected[first, test], p_values[second][test])
-    assert rows["مرحبا"]["minus the row above"] == ["–"]
+    assert rows["مرحبا"]["difference to the row above"] == ["–"]
     for place, (name, (gain, interval)) in enumerate(expected.items()):
-        shown_gain, shown_interval, shown_p = rows[name]["minus the row above"]
+        shown_gain, shown_interval, shown_p = rows[name]["difference to the row above"]
         assert shown_gain == f"{gain:+.2f}".replace("-", "−")
         ends = [float(end) for end in shown_interval.strip("[]").replace("−", "-").split(", ")]
         assert ends == pytest.approx(interval, abs=1.0)
@@ -125,7 +130,7 @@ def test_a_row_is_tested_against_the_one_above(pages):
 def test_another_metric_ranks_and_comes_first(pages):
     found, printed = pages("--sort", "R@1")
     columns = [cell.text for cell in found["cats"].one("thead").all("th")]
-    assert columns[4:7] == ["R@1", "minus the row above", "R@5"] and columns.count("R@1") == 1
+    assert columns[4:7] == ["R@1", "difference to the row above", "R@5"] and columns.count("R@1") == 1
     values = [float(row["R@1"][0]) for row in [*cells(found["cats"]).values()][:3]]
     assert values == sorted(values, reverse=True) and "1. مرحبا: R@1 " in printed
     with pytest.raises(SystemExit, match=r"--sort: found MnR, expected one of R@1"):

@@ -86,7 +86,7 @@ def test_a_screen_reader_finds_a_named_table_with_headers(opened):
     region = page.get_by_role("region", name="cats: submissions by mAP", exact=True)
     table = region.get_by_role("table", name="cats: 4 submissions, by mAP", exact=True)
     columns = table.get_by_role("columnheader").all_inner_texts()
-    assert columns[:6] == ["rank", "method", "authors", "trained on", "mAP", "minus the row above"]
+    assert columns[:6] == ["rank", "method", "authors", "trained on", "mAP", "difference to the row above"]
     assert columns[6:] == [name for name in shown_metrics(wide=False) if name != "mAP"]
     assert table.get_by_role("rowheader").count() == 5 == table.get_by_role("row").count() - 1
 
