@@ -14,7 +14,7 @@ from tests.scripts.parsed_page import parsed
 from tests.tiny_community import read_json
 
 HOSTILE = '</th><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
-QUALITY = {"low": 0.3, "middle": 1.0, "high": 2.6}
+QUALITY = {"low": 1.0, "middle": 0.9, "high": 2.6}  # with these draws: in this order, and p between 0.05 and 0.2
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_row_is_tested_against_the_one_above(pages):
         ends = [float(end) for end in shown_interval.strip("[]").replace("−", "-").split(", ")]
         assert ends == pytest.approx(interval, abs=1.0)
         assert float(shown_p.removeprefix("p = ")) == pytest.approx(corrected[place].max(), abs=0.012)
-    assert 0.0005 < corrected.max() < 0.9
+    assert (np.abs(corrected.max(axis=1) - np.max(p_values, axis=1)) > 0.03).all()  # so the correction is seen
 
 
 def test_another_metric_ranks_and_comes_first(pages):
