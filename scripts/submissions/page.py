@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metrics import METRICS, UNITS, shown_metrics
 from pages import markup
-from pages.markup import Markup, joined, tag
+from pages.markup import Markup, joined, scrolling, tag
 from scripts.submissions.communities import INDEX
 
 ASSETS = Path(__file__).parent
@@ -22,7 +22,7 @@ def community_page(community, rows, metric, left_out, names):
     )
     parts = [
         tag("p", facts),
-        scrolling(f"{community.name}: submissions by {metric}", table(community, rows, metric, columns)),
+        scrolling(table(community, rows, metric, columns), f"{community.name}: submissions by {metric}"),
         tag("h2", "How to read it"),
         tag("ul", *(tag("li", note) for note in notes(metric, len(rows) - 1))),
     ]
@@ -46,7 +46,7 @@ def index_page(rankings, metric):
         )
         for community, rows in rankings
     ]
-    shown = scrolling("Communities", tag("table", caption("Communities"), head, tag("tbody", *body)))
+    shown = scrolling(tag("table", caption("Communities"), head, tag("tbody", *body)), "Communities")
     return document("Leaderboards", [shown], [community.name for community, _ in rankings], None)
 
 
@@ -71,11 +71,6 @@ def document(title, parts, names, current):
         tag("main", *parts),
     )
     return markup.document(head, body)
-
-
-def scrolling(name, table):
-    """A table in a box of its own, which scrolls, by keys as well, where the screen is too narrow."""
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=name)
 
 
 def caption(text):
