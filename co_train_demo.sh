@@ -7,6 +7,9 @@ CDPATH="" cd "$(dirname "$0")" || exit
 . scripts/set_up.sh
 set_up_for "$@"
 set_up requirements-serve.txt
+case " $* " in
+  *" --help "* | *" -h "*) exec "$PYTHON" main_task_retrieval.py --help ;;
+esac
 "$PYTHON" -m preprocess.make_demo --out data/demo || exit
 case " $* " in
   *" --resume_model"*) fresh= ;;

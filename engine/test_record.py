@@ -252,4 +252,6 @@ def weights_lines(args: argparse.Namespace, model: IEF, results: Mapping[str, An
     yield f"score = α QI + (1 - α) QC: α {kind}"
     if fusion.fitted in (0, 1):
         nothing, all_of_it = ("QC", "QI") if fusion.fitted else ("QI", "QC")
-        yield f"{nothing} adds nothing on val: its weight is 0, and the fused score is {all_of_it}"
+        attends = model.caption_attention is not None
+        why = " (which reads the captions too: --caption_fusion co_attention)" if all_of_it == "QI" and attends else ""
+        yield f"{nothing} adds nothing on val: its weight is 0, and the fused score is {all_of_it}{why}"

@@ -431,7 +431,7 @@ class Trainer:
                     f"{stage.name} epoch {epoch}/{self.args.epochs}  val {name}: R@1 {own['R@1']:.2f}  "
                     f"R@5 {own['R@5']:.2f}  R@10 {own['R@10']:.2f}  MdR {own['MdR']:.1f}  mAP {own['mAP']:.2f}"
                     f"{'' if fusion is None or fusion.fitted is None else f'  α {fusion.fitted:.3f}'}"
-                    f"{'  (best so far)' if better else ''}  {time.monotonic() - started:.1f} s"
+                    f"{'  (best so far)' if better else ''}  validation {time.monotonic() - started:.1f} s"
                 )
         progress.evaluated = epoch
         progress.evaluating += time.monotonic() - started

@@ -60,7 +60,8 @@ def _header(run, flags, title, answers):
     yield from ("model-index:", f"- name: {json.dumps(title)}", "  results:")
     yield from (f"  - task: {json.dumps(task)}", f"    dataset: {json.dumps(dataset)}", "    metrics:")
     for metric, value in run.scores["fused"]["query_to_meme"]["metrics"].items():
-        yield f"    - {json.dumps({'type': metric, 'value': value, 'name': f'{metric}, query to meme'})}"
+        shown = {"type": metric, "value": round(value, 4), "name": f"{metric}, query to meme"}
+        yield f"    - {json.dumps(shown)}"
 
 
 def _community(flags):

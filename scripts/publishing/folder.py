@@ -1,6 +1,7 @@
 """The folder that is published: model.safetensors, config.json, what reads texts for the towers, README.md."""
 
 import argparse
+import os
 import shutil
 
 import torch
@@ -102,6 +103,8 @@ def write_weights(path, tensors):
             save_file(tensors, temporary, metadata={"format": "pt"})
         except Exception as error:  # safetensors' own, which is no kind of another
             raise OSError(first_line(error)) from error
+        os.umask(mask := os.umask(0))
+        temporary.chmod(0o666 & ~mask)  # safetensors' file is its owner's alone
 
 
 def public_flags(arguments):
