@@ -627,7 +627,7 @@ def large(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # the published file is what it is
-def test_a_real_vit_b_32_from_an_archive_in_the_published_format(large):
+def test_a_real_vit_b_32_from_an_archive_in_the_published_format(large, no_saved_progress):
     """A training step and an evaluation with the published sizes, weights and file format (random weights)."""
     place = Place.__new__(Place)
     place.folder, place.data = large, draw_community(large / "community", train=2, val=1, test=1, topics=2)

@@ -62,7 +62,7 @@ def learned(folder, clip, *flags, epochs=18):
                 str(clip),
             ),
             *("--coef_lr", "1", "--lr", "1e-3", "--epochs", str(epochs), "--batch_size", "24"),
-            *("--warmup_proportion", "0.05", *flags),
+            *("--num_thread_reader", "0", "--warmup_proportion", "0.05", *flags),
         ]
     )
     assert code == 0, printed
