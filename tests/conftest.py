@@ -15,7 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and f
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-LONGEST = ("test_train_loop", "test_distributed", "test_resume", "test_reproduce", "test_each_part_learns")
+LONGEST = (
+    *("test_train_loop", "test_distributed", "test_resume", "test_reproduce", "test_each_part_learns"),
+    *("test_open_clip_towers", "test_pair_towers", "test_hf_towers", "test_gpu", "test_walk_through"),
+)
 
 
 def pytest_collection_modifyitems(items):
