@@ -12,6 +12,8 @@ import torch.multiprocessing
 from engine.run_record import host_memory_mib
 from util import write_json
 
+ROWS = 2048  # of the square matrices whose product gives the rate of a CPU; a GPU's have four times as many
+
 
 @dataclasses.dataclass
 class Figure:
@@ -65,7 +67,7 @@ def _enter(rank, place, threads, function, arguments, results):
 
 def gemm_rate(dtype=torch.float32, device="cpu", repeats=5):
     """FLOP/s of torch.mm on square matrices: what this machine gives a matrix product."""
-    size = 8192 if torch.device(device).type == "cuda" else 2048
+    size = (4 if torch.device(device).type == "cuda" else 1) * ROWS
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     return 2 * size**3 / seconds_of(lambda: torch.mm(a, b), repeats, synchroniser(device))
 

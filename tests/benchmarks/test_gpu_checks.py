@@ -96,6 +96,7 @@ def test_a_package_without_which_nothing_runs_is_named(monkeypatch):
 
 def test_benchmarks_print_and_write_the_same_figures(tmp_path, capsys, monkeypatch):
     narrow = {"vision_width": 64, "vision_layers": 1, "text_width": 64, "text_layers": 1}
+    monkeypatch.setattr(machine, "ROWS", 64)
     monkeypatch.setattr(train_step, "VIT_B_32", dataclasses.replace(train_step.VIT_B_32, **narrow))
     similarity.main([*("--queries", "20", "--memes", "30", "--repeats", "1"), "--json", str(tmp_path / "a")])
     few = ["--plain_queries", "2", "--twice_queries", "5"]

@@ -1,11 +1,13 @@
 """The benchmark of searches, small: its figures add up, and its model finds what a search of single precision finds."""
 
+from benchmarks import machine
 from benchmarks.recommend import RandomModel, main, write_index
 from recommend import Recommender
 from recommend.store import Store
 
 
-def test_it_prints_a_figure_for_each_size(capsys):
+def test_it_prints_a_figure_for_each_size(capsys, monkeypatch):
+    monkeypatch.setattr(machine, "ROWS", 64)
     main(["--memes", "300", "700", "--queries", "3", "--repeats", "1", "--repeats_many", "1"])
     out = capsys.readouterr().out
     for memes in (300, 700):
