@@ -1,5 +1,6 @@
-"""A clone made with core.autocrlf, as Git for Windows sets it up, and used by a shell of WSL or of a container."""
+"""A clone made with core.autocrlf, as Git for Windows sets it up: used by a shell of WSL or a container, and read."""
 
+import re
 import subprocess
 
 import pytest
@@ -31,6 +32,29 @@ def test_every_text_has_the_line_ends_that_were_committed(checkout):
         and b"\r" in (checkout / name).read_bytes()
     ]
     assert not different
+
+
+def prose(page):
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(page):
+    """A page's headings, as GitHub names them in addresses."""
+    found = re.findall(r"^#+ (.*)", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in found}
+
+
+def test_every_link_of_a_page_leads_to_a_file_that_is_committed_and_a_heading_of_it(checkout):
+    links = 0
+    for page in [checkout / "README.md", *checkout.glob("docs/**/*.md")]:
+        for link in re.findall(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"", prose(page)):
+            path, _, heading = "".join(link).partition("#")
+            if "://" not in path:
+                target = page.parent / path if path else page
+                assert target.is_file(), f"{page.name}: {path} is not there"
+                assert not heading or heading in headings(target), f"{page.name}: {path} has no heading {heading}"
+                links += 1
+    assert links > 100
 
 
 def test_the_shell_scripts_can_be_read_and_find_each_other(checkout):
