@@ -51,7 +51,7 @@ def test_every_link_of_a_page_leads_to_a_file_that_is_committed_and_a_heading_of
             path, _, heading = "".join(link).partition("#")
             if "://" not in path:
                 target = page.parent / path if path else page
-                assert target.is_file(), f"{page.name}: {path} is not there"
+                assert target.exists(), f"{page.name}: {path} is not there"
                 assert not heading or heading in headings(target), f"{page.name}: {path} has no heading {heading}"
                 links += 1
     assert links > 100

@@ -93,7 +93,7 @@ def test_the_additions_of_the_page_work(copy):
     settings = json.loads((copy / "runs" / "office" / "args.json").read_text(encoding="utf-8"))
     assert (settings["interaction"], settings["emotion_encoder"]) == ("soft", "prompt")
     results = json.loads((copy / "runs" / "office" / "metrics.json").read_text(encoding="utf-8"))
-    assert "R-precision" in results["best epoch"]["val"]
+    assert "R-precision" in results["best_epoch"]["val"]
     lines = (copy / "results" / "tables" / "tables.md").read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in line.split("|")] for line in lines if "|" in line]
     [heading] = [row for row in rows if "R-precision" in row]
