@@ -24,6 +24,7 @@ from engine import distributed
 from evaluation import eval_loop
 from evaluation.eval_loop import EncodedSplit, rank_blocks, rank_split, row_blocks, score_rows, summarise
 from evaluation.feature_store import FeatureStore
+from modules.caption_similarity import caption_scores
 from modules.interaction import unit_tokens
 from util import Parser, program
 
@@ -39,7 +40,7 @@ def random_split(queries, memes, words, device, limit_gb):
     for start in range(0, memes, 4096):
         size = min(4096, memes - start)
         batch = {"tokens": unit(size, 1, 512), "token_weight": torch.ones(size, 1), "caption": unit(size, 512)}
-        store.append(batch, torch.ones(size, dtype=torch.long))
+        store.append(batch, {"token": torch.ones(size, dtype=torch.long)})
     store.finish()
     mask = torch.arange(words) < torch.randint(3, words + 1, (queries, 1), generator=generator)
     encoded = {
@@ -67,7 +68,7 @@ def plain_way(encoded, queries):
         qi = masked_formula(
             one["words"], one["word_weight"] > 0, one["word_weight"], tokens, token_mask, features["token_weight"]
         )
-        qc = one["sentence"] @ features["caption"].T
+        qc = caption_scores(one["sentence"], features["caption"])
         for scores in (qi, qc, (qi + qc) / 2):
             order = np.argsort(-scores.cpu().numpy()[0], kind="stable")
             np.flatnonzero(np.isin(order, encoded.relevance.meme[encoded.relevance.query == query]))

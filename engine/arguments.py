@@ -298,7 +298,12 @@ def _add_captions(parser: argparse.ArgumentParser) -> None:
         default="co_attention",
         help="visual tokens attend to the captions",
     )
-    group.add_argument("--text_pool_type", choices=("transf_avg", "avg", "clip_top1", "weight_l"), default="transf_avg")
+    group.add_argument(
+        "--text_pool_type",
+        choices=("transf_avg", "avg", "clip_top1", "weight_l", "max"),
+        default="transf_avg",
+        help="a meme's captions in QC: one vector of them all, or the one nearest to the query (max)",
+    )
     group.add_argument(
         "--caption_augmentation",
         action="store_true",

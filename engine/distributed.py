@@ -359,7 +359,7 @@ class _Gather(torch.autograd.Function):
 def gather(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A dict of tensors (b, ...) of this process -> the same of all processes (n·b, ...), with the true gradient.
 
-    The second axis (words, visual tokens) may differ between processes: it is padded to the longest, vectors
+    The second axis (words, visual tokens, captions) may differ between processes: it is padded to the longest, vectors
     (b, N, d) with copies of their first one, which is valid and so wins no max that it did not win before,
     weights and masks (b, N) with zeros.
     """

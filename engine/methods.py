@@ -116,6 +116,7 @@ METHODS = {
         _ablation(
             "ief_pool_weight_l", "weighted mean", "--text_pool_type weight_l", "caption pooling (transformer, mean)"
         ),
+        _ablation("ief_pool_max", "the nearest", "--text_pool_type max", "caption pooling (transformer, mean)"),
         _ablation("ief_pad", "pad", "--resize pad", "resize (crop)"),
         _ablation("ief_squash", "squash", "--resize squash", "resize (crop)"),
         _ablation("ief_text", "text on the image", "--caption_source text", "captions (written)"),

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from engine import distributed
 from evaluation.feature_store import FeatureStore
 from evaluation.frozen_features import FrozenFeatures
 from evaluation.query_record import BestMemes
+from modules.caption_similarity import caption_scores
 from modules.ief_model import IEF, known_text
 from modules.image_similarity import TightSimilarity
 from util import progress_bar, replaced_atomically, reserve
 
-TILE_MEMES = 8192  # memes of one token that queries meet at once; of several tokens, fewer
+TILE_MEMES = 8192  # memes of one token and caption that queries meet at once; of several, fewer
 # A block of queries: there are about so many, for several processes to share, each a multiple of so many queries high,
 # but at most so many, and of at most so many bytes in three matrices.
 BLOCKS, STEP_QUERIES, TILE_QUERIES, BLOCK_BYTES = 24, 16, 512, 3 * 2**27
@@ -69,19 +70,29 @@ def encode_split(
     bar = progress_bar(loader, desc=f"encoding {data.split.name}", unit="batch", leave=False, disable=not progress)
     for (_, real), batch in zip(rounds, bar, strict=True):
         batch = frozen.join(batch) if frozen is not None else batch
-        features = model.encode_memes(to_device(batch, device))
-        features["valid"] = valid_tokens(batch, features).to(device)
-        features = {name: tensor[:real] for name, tensor in distributed.gather(features).items()}
-        store.append(features, features.pop("valid"))
+        batch = to_device(batch, device)
+        features = model.encode_memes(batch)
+        features, valid = (
+            {name: tensor[:real] for name, tensor in distributed.gather(part).items()}
+            for part in (features, valid_rows(batch, features))
+        )
+        store.append(features, valid)
     store.finish()
     return EncodedSplit(_encode_queries(model, data, args, device, frozen), store, relevance)
 
 
-def valid_tokens(batch: Mapping[str, torch.Tensor], features: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """How many of a meme's visual tokens are real: (B,); not read off their weights, which may underflow to 0."""
-    if "tokens" not in features:
-        return torch.ones(len(batch["meme"]), dtype=torch.long)
-    return batch["frame_mask"].sum(dim=1) * (features["tokens"].shape[1] // batch["frame_mask"].shape[1])
+def valid_rows(batch: Mapping[str, torch.Tensor], features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """How many rows of a meme's features are real, by kind (B,): visual tokens and, where each has a vector, captions.
+
+    Not read off the tokens' weights, which may underflow to 0. A meme without captions has one vector, which is 0.
+    """
+    valid = {"token": torch.ones_like(batch["meme"])}
+    if "tokens" in features:
+        frame_mask = batch["frame_mask"]
+        valid["token"] = frame_mask.sum(dim=1) * (features["tokens"].shape[1] // frame_mask.shape[1])
+    if "caption" in features and features["caption"].ndim == 3:
+        valid["caption"] = batch["caption_mask"].any(dim=2).sum(dim=1).clamp(min=1)
+    return valid
 
 
 def _encode_queries(
@@ -119,8 +130,7 @@ def score_tile(
     tile: dict[str, np.ndarray] = {}
     words = queries["words"].shape[1] if "words" in queries else 1
     for group in encoded.memes.groups(memes):
-        wide = max(1, TILE_MEMES // int(encoded.memes.lengths[group].max()))
-        for some_memes in (group[first : first + wide] for first in range(0, len(group), wide)):
+        for some_memes in _in_pieces(encoded.memes, group):
             features = encoded.memes.read(some_memes, reference.device, reference.dtype)
             tokens = features["tokens"].shape[1] if "tokens" in features else 1
             chunk = chunk_of_queries(words, tokens, len(some_memes), reference.device)
@@ -133,6 +143,13 @@ def score_tile(
     return tile
 
 
+def _in_pieces(store: FeatureStore, memes: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield so many of the memes as queries meet at once."""
+    wide = max(1, TILE_MEMES // store.most_rows(memes))
+    for first in range(0, len(memes), wide):
+        yield memes[first : first + wide]
+
+
 def chunk_of_queries(words: int, tokens: int, memes: int, device: torch.device) -> int:
     """How many queries of so many words meet so many memes at once."""
     return max(1, CHUNK_ELEMENTS.get(device.type, 2**21) // (words * tokens * memes))
@@ -143,15 +160,17 @@ def _reranked_tile(
 ) -> dict[str, np.ndarray]:
     assert isinstance(model.image_similarity, TightSimilarity)
     device, dtype = queries["sentence"].device, queries["sentence"].dtype
-    per_meme = [name for name in encoded.memes.arrays if not name.startswith("token")]
-    features = encoded.memes.read(memes, device, dtype, per_meme)
+
+    def read(some: np.ndarray, name: str) -> dict[str, torch.Tensor]:
+        return encoded.memes.read(some, device, dtype, [name])
 
     def read_tokens(chosen: torch.Tensor) -> dict[str, torch.Tensor]:
         return encoded.memes.read(memes[chosen.cpu().numpy()], device, dtype)
 
-    scores = {"qi": model.image_similarity.rerank(queries, features, top, read_tokens)}
+    scores = {"qi": model.image_similarity.rerank(queries, read(memes, "pooled"), top, read_tokens)}
     if model.fusion is not None:
-        scores["qc"] = queries["sentence"] @ features["caption"].T
+        of_pieces = (read(some, "caption")["caption"] for some in _in_pieces(encoded.memes, memes))
+        scores["qc"] = torch.cat([caption_scores(queries["sentence"], each) for each in of_pieces], dim=1)
         scores["fused"] = model.fusion(scores["qi"], scores["qc"], queries["sentence"])
     else:
         scores["fused"] = scores["qi"]

@@ -109,7 +109,7 @@ class FrozenFeatures:
             batch |= self.captions.read("caption", indices, self.dtype)
         if self.frames is not None and "meme" in batch:
             memes = batch["meme"].numpy()
-            counts = torch.from_numpy(self.frames.lengths[memes] // self.tokens_per_frame)
+            counts = torch.from_numpy(self.frames.lengths["token"][memes] // self.tokens_per_frame)
             tokens = self.frames.read(memes, torch.device("cpu"), self.dtype)["token_features"]
             frames = tokens.unflatten(1, (-1, self.tokens_per_frame))
             batch["frame_mask"] = torch.arange(int(counts.max())) < counts[:, None]
@@ -191,4 +191,4 @@ def _finish(features: FrozenFeatures, store: FeatureStore) -> None:
 def _append(store: FeatureStore, features: dict[str, torch.Tensor], real: int) -> None:
     """Put the features of all processes into this process's store; `real`: how many are no copies."""
     gathered = {name: tensor[:real] for name, tensor in distributed.gather(features).items()}
-    store.append(gathered, gathered.pop("valid"))
+    store.append(gathered, {"token": gathered.pop("valid")})

@@ -14,7 +14,7 @@ from torch import nn
 
 from modules.backbones.protocol import Backbone
 from modules.caption_attention import CaptionAttention, mask_drawn_caption
-from modules.caption_similarity import CaptionPooling
+from modules.caption_similarity import CaptionPooling, caption_scores
 from modules.emotion_encoder import EmotionChannel, EmotionToken, EmotionVectors
 from modules.fusion import Fusion
 from modules.image_similarity import PooledSimilarity, TightSimilarity, TokenSimilarity
@@ -138,8 +138,9 @@ class IEF(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """A batch of memes (dataloaders/meme_dataset.py) -> what `similarities` reads of a meme, once per meme.
 
-        With QI the features of `image_similarity.meme_side`; with QC `caption` (B, d). `image` or `caption` False
-        leaves a side out. With caption augmentation also `drawn_*`: the drawn captions as further queries.
+        With QI the features of `image_similarity.meme_side`; with QC `caption` (B, d), of `--text_pool_type max`
+        (B, K, d). `image` or `caption` False leaves a side out. With caption augmentation also `drawn_*`: the drawn
+        captions as further queries.
         """
         features: dict[str, torch.Tensor] = {}
         words = sentences = present = None
@@ -284,7 +285,7 @@ class IEF(nn.Module):
             assert self.image_similarity is not None
             scores["qi"] = self.image_similarity.scores(queries, memes)
         if self.wiring.has_caption and ({"qc", "fused"} & set(names)):
-            scores["qc"] = queries["sentence"] @ memes["caption"].T
+            scores["qc"] = caption_scores(queries["sentence"], memes["caption"])
         if "fused" in names:
             if self.fusion is None:
                 scores["fused"] = next(iter(scores.values()))

@@ -257,7 +257,7 @@ class _Update:
         features, valid = self.model.encode_memes(
             [meme for _, meme, _ in waiting], [found.frames for _, _, found in waiting]
         )
-        encoded = zip(waiting, to_rows(features, valid), valid.tolist(), strict=True)
+        encoded = zip(waiting, to_rows(features, valid), valid["token"].tolist(), strict=True)
         return {
             number: Outcome(
                 Row(

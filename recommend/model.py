@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from dataloaders.image_transform import PAD_COLOUR, ImageSettings
 from dataloaders.meme_dataset import Sample, collate
@@ -19,7 +20,9 @@ from engine import checkpoint, published_model
 from engine.arguments import check_settings, parse_arguments
 from engine.build_model import build_model
 from engine.test_record import weights_of_pieces
-from evaluation.eval_loop import chunk_of_queries, to_device, valid_tokens
+from evaluation.eval_loop import chunk_of_queries, to_device, valid_rows
+from evaluation.feature_store import kind_of
+from modules.caption_similarity import caption_scores
 from modules.image_similarity import PooledSimilarity, TightSimilarity
 from util import InputError
 
@@ -85,8 +88,8 @@ class ModelInUse:
         return emotion_ids(meme.emotions, self.emotions) if self.emotions and meme.emotions else []
 
     @torch.no_grad()
-    def encode_memes(self, memes: Sequence[Meme], frames: Sequence[torch.Tensor]) -> tuple[Features, torch.Tensor]:
-        """Memes and their frames (F, 3, H, W), uint8 -> (what `scores` reads of them, visual tokens of each (B,))."""
+    def encode_memes(self, memes: Sequence[Meme], frames: Sequence[torch.Tensor]) -> tuple[Features, Features]:
+        """Memes and their frames (F, 3, H, W), uint8 -> (what `scores` reads of them, how many rows of it are real)."""
         samples: list[Sample] = []
         for number, (meme, pixels) in enumerate(zip(memes, frames, strict=True)):
             sample: Sample = {"meme": number, "emotions": emotion_ids(meme.emotions, self.emotions)}
@@ -98,7 +101,7 @@ class ModelInUse:
             samples.append(sample)
         batch = to_device(collate(samples), self.device)
         features = self.model.encode_memes(batch)
-        return features, valid_tokens(batch, features)
+        return features, valid_rows(batch, features)
 
     @torch.no_grad()
     def encode_texts(self, queries: Sequence[str]) -> tuple[Features, TokenTable]:
@@ -133,7 +136,8 @@ class ModelInUse:
         assert isinstance(similarity, TightSimilarity)
         qi = PooledSimilarity.scores(similarity, queries, memes)
         has_caption = self.model.wiring.has_caption
-        return {"qi": qi, "qc": queries["sentence"] @ memes["caption"].T if has_caption else torch.zeros_like(qi)}
+        qc = caption_scores(queries["sentence"], memes["caption"]) if has_caption else torch.zeros_like(qi)
+        return {"qi": qi, "qc": qc}
 
     @torch.no_grad()
     def cross_scores(self, query: Features, memes: Features) -> np.ndarray:
@@ -171,16 +175,26 @@ class ModelInUse:
                 scores["qi"] = PooledSimilarity.scores(similarity, as_query, memes)
             else:
                 scores["qi"] = similarity.scores(as_query, memes)
-        has_captions = "caption" in picture and bool(picture["caption"].any())
-        if has_captions:
-            scores["qc"] = picture["caption"] @ memes["caption"].T
-        if "qi" in scores and "qc" in scores and model.fusion is not None:
-            scores["fused"] = model.fusion(scores["qi"], scores["qc"], picture["caption"])
+        sentence = self.caption_of(picture)
+        if sentence is not None:
+            scores["qc"] = caption_scores(sentence, memes["caption"])
+        if sentence is not None and "qi" in scores and model.fusion is not None:
+            scores["fused"] = model.fusion(scores["qi"], scores["qc"], sentence)
         elif not scores:
             raise InputError("this model compares captions alone: a picture without captions is like no meme")
         else:
             scores["fused"] = next(iter(scores.values()))
         return scores
+
+    def caption_of(self, picture: Features) -> torch.Tensor | None:
+        """The captions of one encoded meme as a query's sentence (1, d); None where it has none, or none are read.
+
+        Of several vectors (`--text_pool_type max`) it is the mean.
+        """
+        caption = picture.get("caption")
+        if caption is None or not caption.any():
+            return None
+        return caption if caption.ndim == 2 else F.normalize(caption.mean(dim=1), dim=-1)
 
     @torch.no_grad()
     def alpha(self, queries: Features) -> list[float | None]:
@@ -231,10 +245,15 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def to_rows(features: Mapping[str, torch.Tensor], valid: torch.Tensor) -> list[dict[str, np.ndarray]]:
+def to_rows(features: Mapping[str, torch.Tensor], valid: Mapping[str, torch.Tensor]) -> list[dict[str, np.ndarray]]:
     """A batch of encoded memes -> the features of each, without padding, on the CPU."""
     arrays = {name: tensor.float().cpu().numpy() for name, tensor in features.items()}
+    kinds = {name: kind_of(name, valid) for name in arrays}
+    lengths = {kind: rows.tolist() for kind, rows in valid.items()}
     return [
-        {name: array[row, :tokens] if name.startswith("token") else array[row] for name, array in arrays.items()}
-        for row, tokens in enumerate(valid.tolist())
+        {
+            name: array[meme] if (kind := kinds[name]) is None else array[meme, : lengths[kind][meme]]
+            for name, array in arrays.items()
+        }
+        for meme in range(len(lengths["token"]))
     ]

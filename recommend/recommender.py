@@ -197,9 +197,8 @@ class Recommender:
         if request.like is not None:
             picture, row = self._picture(request.like)
             scores = scoring.picture_scores(self.model, self.store, picture)[0]
-            alpha = None
-            if picture.get("caption") is not None and picture["caption"].any():
-                alpha = self.model.alpha({"sentence": picture["caption"]})[0]
+            sentence = self.model.caption_of(picture)
+            alpha = self.model.alpha({"sentence": sentence})[0] if sentence is not None else None
             parts.append(_Part(scores, 1.0, picture=picture, alpha=alpha))
         parts += of_texts[first:]
         if request.emotion is not None:
@@ -337,8 +336,8 @@ class Recommender:
     def encode_images(self, images: Sequence[str | os.PathLike[str]]) -> Embeddings:
         """Image files, without captions and emotions -> what the model compares of a meme; the ids are the paths.
 
-        `pooled` (N, d) with `dp`, else `tokens` (N, V, d) and `token_weight` (N, V); `caption` (N, d), which is 0 here.
-        InputError for an image that cannot be read.
+        `pooled` (N, d) with `dp`, else `tokens` (N, V, d) and `token_weight` (N, V); `caption` (N, d), which is 0
+        here, with `--text_pool_type max` (N, 1, d). InputError for an image that cannot be read.
         """
         if not images:
             raise InputError("there is no image to encode")

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from evaluation.feature_store import kind_of
 from recommend.model import Features, ModelInUse
 from recommend.store import Store
 
-BLOCK = 2048  # memes of one visual token; of several, fewer. In single precision a block is 4 MiB: the cache holds it
+# Memes of one visual token and caption; of several, fewer. In single precision a block is 4 MiB: the cache holds it.
+BLOCK = 2048
 
 
 class TextScores(NamedTuple):
@@ -78,22 +80,23 @@ def read_rows(store: Store, device: torch.device, rows: np.ndarray) -> Features:
 def read_block(store: Store, device: torch.device, start: int) -> Iterator[tuple[slice | np.ndarray, Features]]:
     """Yield (rows, their features) of a block of rows, stills apart from animations.
 
-    Stills that lie one after the other are read into the same memory again and again, a thread's own: what is yielded
-    is valid until the thread's next one.
+    Memes of one token and caption that lie one after the other are read into the same memory again and again, a
+    thread's own: what is yielded is valid until the thread's next one.
     """
-    lengths, offsets = store.features.lengths, store.features.offsets
+    offsets = store.features.offsets
     stop = min(start + BLOCK, len(store.rows))
-    if offsets[stop] - offsets[start] == stop - start:  # each has one token
+    if all(of_kind[stop] - of_kind[start] == stop - start for of_kind in offsets.values()):  # each has one row
         features = {}
         for name, array in store.features.arrays.items():
-            first = int(offsets[start]) if name.startswith("token") else start
+            kind = kind_of(name, offsets)
+            first = start if kind is None else int(offsets[kind][start])
             part = torch.from_numpy(array[first : first + stop - start])
             copied = _buffer(name, part.shape[1:], device)[: len(part)].copy_(part.to(device))
-            features[name] = copied[:, None] if name.startswith("token") else copied
+            features[name] = copied if kind is None else copied[:, None]
         yield slice(start, stop), features
         return
     for group in store.features.groups(np.arange(start, stop)):
-        some = max(1, BLOCK // int(lengths[group].max()))
+        some = max(1, BLOCK // store.features.most_rows(group))
         for first in range(0, len(group), some):
             rows = group[first : first + some]
             yield rows, read_rows(store, device, rows)

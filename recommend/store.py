@@ -2,7 +2,8 @@
 
     index.json     the last whole index: which files, how many bytes of each count, which rows are in the gallery
     progress.json  as far as an unfinished call has come; the next one goes on from there
-    data-N/        rows.bin (a ROW of each meme), memes.jsonl, thumbnails.bin, emotions.bin, and a file per feature
+    data-N/        rows.bin (a ROW of each meme), memes.jsonl, thumbnails.bin, emotions.bin, a file per feature, and
+                   caption_counts.bin where each caption has a vector
     data-N/live-K.npy   (rows,) bool: which rows are in the gallery
 
 What a killed process leaves behind the bytes that count is written over by the next one. Rows never change: a meme
@@ -28,12 +29,13 @@ import numpy as np
 
 from dataloaders.growing_files import append, mapped
 from dataloaders.meme_records import Meme
-from evaluation.feature_store import FeatureStore
+from evaluation.feature_store import FeatureStore, kind_of
 from util import InputError, read_json, replaced_atomically, write_json
 
 FORMAT = 1
 INDEX, PROGRESS, LOCK = "index.json", "progress.json", ".lock"
 ROWS, MEMES, THUMBNAILS, EMOTIONS = "rows.bin", "memes.jsonl", "thumbnails.bin", "emotions.bin"
+CAPTION_COUNTS = "caption_counts.bin"
 ROW = np.dtype(
     [
         ("key", "V16"),  # of pixels, captions, text and emotions: what the features depend on, beside the model
@@ -104,7 +106,7 @@ def id_number(image_id: str) -> int:
 
 
 class Row(NamedTuple):
-    """A meme that is to be written. features: per meme (d,) or, of those called token..., (V, d) and (V,)."""
+    """A meme that is to be written. features: (d,), of those called token... (V, d) and (V,); caption may be (K, d)."""
 
     meme: Meme
     pixels: bytes
@@ -115,6 +117,12 @@ class Row(NamedTuple):
     emotions: list[int]
     tokens: int
     features: dict[str, np.ndarray]
+
+
+def _kinds(features: Mapping[str, np.ndarray]) -> list[str]:
+    """The kinds of which a meme's features have several rows."""
+    caption = features.get("caption")
+    return ["token"] if caption is None or caption.ndim == 1 else ["token", "caption"]
 
 
 def read_state(folder: Path, name: str) -> dict[str, Any]:
@@ -155,8 +163,10 @@ class Store:
             live = state.get("live")
             self.live = np.load(self.data / live, allow_pickle=False) if live else np.zeros(len(self.rows), bool)
             self.features = FeatureStore(0)
-            self.features.lengths = np.ascontiguousarray(self.rows["tokens"]).astype(np.int32)
-            self.features.offsets = np.concatenate([[0], self.features.lengths.cumsum(dtype=np.int64)])
+            lengths = {"token": np.ascontiguousarray(self.rows["tokens"]).astype(np.int32)}
+            if CAPTION_COUNTS in state["bytes"]:
+                lengths["caption"] = np.array(self._map(CAPTION_COUNTS, np.dtype(np.int32)))
+            self.features.set_lengths(lengths)
             self.features.arrays = {
                 name: self._map(f"{name}.bin", KINDS[state["precision"]]).reshape(-1, *width)
                 for name, width in state["features"].items()
@@ -165,9 +175,11 @@ class Store:
             raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"{folder}: a damaged index ({error}): make it anew in another folder") from error
-        tokens = int(self.features.offsets[-1])
+        if any(len(of_kind) != len(self.rows) for of_kind in lengths.values()):
+            raise Damaged(f"{folder}: a damaged index ({CAPTION_COUNTS} is not of its rows): make it anew")
         for name, array in self.features.arrays.items():
-            if len(array) != (tokens if name.startswith("token") else len(self.rows)):
+            kind = kind_of(name, lengths)
+            if len(array) != (len(self.rows) if kind is None else self.features.offsets[kind][-1]):
                 raise Damaged(f"{folder}: a damaged index ({name}.bin has {len(array)} rows): make it anew")
         if self.live.shape != (len(self.rows),) or self.live.dtype != bool:
             raise Damaged(f"{folder}: a damaged index ({live} is not of its rows): make it anew")
@@ -233,7 +245,7 @@ class Store:
     def row(self, number: int, meme: Meme, stamp: tuple[int, int], emotions: list[int]) -> Row:
         """The row with this number as that of a meme at another place, or of a file with another stamp."""
         known, features = self.rows[number], self.features
-        tokens = slice(features.offsets[number], features.offsets[number + 1])
+        places = {kind: slice(offsets[number], offsets[number + 1]) for kind, offsets in features.offsets.items()}
         return Row(
             meme=meme,
             pixels=known["pixels"].tobytes(),
@@ -244,7 +256,7 @@ class Store:
             emotions=emotions,
             tokens=int(known["tokens"]),
             features={
-                name: np.asarray(array[tokens if name.startswith("token") else number])
+                name: np.asarray(array[number if (kind := kind_of(name, places)) is None else places[kind]])
                 for name, array in features.arrays.items()
             },
         )
@@ -319,8 +331,10 @@ class Writer:
         if not rows:
             return []
         kind = KINDS[self.state["precision"]]
+        kinds = _kinds(rows[0].features)
         widths = {
-            name: list(array.shape[1 if name.startswith("token") else 0 :]) for name, array in rows[0].features.items()
+            name: list(array.shape[0 if kind_of(name, kinds) is None else 1 :])
+            for name, array in rows[0].features.items()
         }
         if self.state["features"] not in ({}, widths):
             raise Damaged(f"{self.folder}: holds features {self.state['features']}, not {widths}: make it anew")
@@ -344,8 +358,10 @@ class Writer:
             text_at, thumbnail_at = text_at + len(line), thumbnail_at + len(row.thumbnail)
         pieces = {ROWS: table.tobytes(), MEMES: b"".join(lines), THUMBNAILS: b"".join(row.thumbnail for row in rows)}
         pieces[EMOTIONS] = np.array([word for row in rows for word in row.emotions], np.int32).tobytes()
+        if "caption" in kinds:
+            pieces[CAPTION_COUNTS] = np.array([len(row.features["caption"]) for row in rows], np.int32).tobytes()
         for name in widths:
-            whole = np.concatenate if name.startswith("token") else np.stack
+            whole = np.stack if kind_of(name, kinds) is None else np.concatenate
             pieces[f"{name}.bin"] = whole([row.features[name] for row in rows]).astype(kind).tobytes()
         first = sizes.get(ROWS, 0) // ROW.itemsize
         for name, piece in pieces.items():

@@ -150,6 +150,15 @@ def pooled_captions(captions, kind, w, heads=1):
     return sum(captions) / len(captions)
 
 
+def caption_score(sentence, captions, kind, w, heads=1):
+    """QC of a sentence (d,) and a meme's captions (K, d), by --text_pool_type."""
+    if not len(captions):
+        return 0.0
+    if kind == "max":
+        return max(cosine(sentence, caption) for caption in captions)
+    return cosine(sentence, pooled_captions(captions, kind, w, heads))
+
+
 def info_nce(logits, positives):
     """Minus the mean log-probability of each row's positives: a list. A row without positives gives 0."""
     losses = []

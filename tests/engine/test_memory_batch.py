@@ -12,7 +12,7 @@ SETTINGS = {
     "coarse channel, learned emotions": ["--emotion_fusion", "coarse_channel", "--emotion_encoder", "learned"],
     "token, query fusion": ["--emotion_fusion", "token", "--fusion", "query", "--text_pool_type", "weight_l"],
     "patches, 3d, no emotions": ["--visual_tokens", "patch", "--linear_patch", "3d", "--emotion_fusion", "none"],
-    "seqLSTM, ti, fixed": ["--sim_header", "seqLSTM", "--interaction", "ti", "--fusion", "fixed"],
+    "seqLSTM, ti, nearest caption": ["--sim_header", "seqLSTM", "--interaction", "ti", "--text_pool_type", "max"],
     "cdcr, dp": ["--cdcr_lambda", "0.1", "--interaction", "dp", "--sim_header", "meanP"],
     "tightTransf, frozen layers": ["--sim_header", "tightTransf", "--freeze_layer_num", "1"],
     "augmentation, cdcr": ["--caption_augmentation", "--cdcr_lambda", "0.1", "--wti_arch", "3"],

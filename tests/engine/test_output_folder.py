@@ -350,7 +350,7 @@ def rank_large(folder):
 def spill(folder):
     store = FeatureStore(0, folder)
     try:
-        store.append({"image": torch.ones(1024, 2048)}, torch.ones(1024, dtype=torch.long))
+        store.append({"image": torch.ones(1024, 2048)}, {"token": torch.ones(1024, dtype=torch.long)})
         store.finish()
         return int(store.arrays["image"].sum())
     except InputError as error:

@@ -19,8 +19,11 @@ SETTINGS = {
     "wti": [],
     "patch": ["--visual_tokens", "patch", "--batch_size_val", "3"],
     "dp": ["--interaction", "dp", "--sim_header", "meanP", "--fusion", "query"],
-    "stills": ["--interaction", "ti", "--max_frames", "1"],
-    "tightTransf": ["--sim_header", "tightTransf", "--cross_num_hidden_layers", "1", "--rerank_top", "6"],
+    "stills": ["--interaction", "ti", "--max_frames", "1", "--text_pool_type", "max"],
+    "tightTransf": [
+        *("--sim_header", "tightTransf", "--cross_num_hidden_layers", "1", "--rerank_top", "6"),
+        *("--text_pool_type", "max"),
+    ],
     "qc": ["--branches", "qc"],
     "qi": ["--branches", "qi", "--caption_fusion", "none", "--batch_size_val", "100"],
 }
@@ -269,26 +272,36 @@ def test_queries_of_all_batches_are_padded_with_their_first_word(ready):
         assert not encoded["word_weight"][topic, length:].any()
 
 
-def random_store(limit_gb, lengths=(3, 1, 1, 2, 4, 1, 1, 1), seed=0):
-    """A store filled in batches of 3, and what was put in: per meme (tokens (V, 5), weights (V,), pooled (6,))."""
+def random_store(limit_gb, lengths=(3, 1, 1, 2, 4, 1, 1, 1), captions=(1, 2, 5, 1, 1, 3, 1, 2), seed=0):
+    """A store filled in batches of 3, and what was put in.
+
+    Per meme (tokens (V, 5), weights (V,), pooled (6,), captions (K, 2)).
+    """
     generator = torch.Generator().manual_seed(seed)
     memes = []
-    for length in lengths:
+    for length, count in zip(lengths, captions, strict=True):
         weight = torch.rand(length, generator=generator) + 0.1
-        tokens = torch.randn(length, 5, generator=generator)
-        memes.append((tokens, weight / weight.sum(), torch.randn(6, generator=generator)))
+        tokens, pooled, own = (torch.randn(size, generator=generator) for size in ((length, 5), (6,), (count, 2)))
+        memes.append((tokens, weight / weight.sum(), pooled, own))
     store = FeatureStore(limit_gb)
     for start in range(0, len(memes), 3):
-        some = memes[start : start + 3]
-        most = max(len(tokens) for tokens, _, _ in some) + 1  # a batch may be padded more than it needs
+        tokens, weights, pooled, own = zip(*memes[start : start + 3], strict=True)
+        most = max(map(len, tokens)) + 1  # a batch may be padded more than it needs
         features = {
-            "tokens": torch.stack([torch.cat([t, t[:1].expand(most - len(t), -1)]) for t, _, _ in some]),
-            "token_weight": torch.stack([torch.nn.functional.pad(w, (0, most - len(w))) for _, w, _ in some]),
-            "pooled": torch.stack([pooled for _, _, pooled in some]),
+            "tokens": torch.stack([with_copies(rows, most) for rows in tokens]),
+            "token_weight": torch.stack([torch.nn.functional.pad(w, (0, most - len(w))) for w in weights]),
+            "pooled": torch.stack(pooled),
+            "caption": torch.stack([with_copies(rows, 7) for rows in own]),
         }
-        store.append(features, torch.tensor([len(tokens) for tokens, _, _ in some]))
+        lengths = {"token": tokens, "caption": own}
+        store.append(features, {kind: torch.tensor([len(rows) for rows in of]) for kind, of in lengths.items()})
     store.finish()
     return store, memes
+
+
+def with_copies(rows, number):
+    """Rows (N, d) -> (number, d), filled up with copies of the first one."""
+    return torch.cat([rows, rows[:1].expand(number - len(rows), -1)])
 
 
 # The second limit is reached with the second batch: what came before goes to the files as well.
@@ -298,16 +311,19 @@ def test_the_store_gives_back_what_was_put_in(limit_gb, wanted):
     store, memes = random_store(limit_gb)
     assert (store.folder is None) == (limit_gb == 1.0)
     read = store.read(np.array(wanted), CPU, torch.float32)
-    longest = max(len(memes[i][0]) for i in wanted)
-    assert read["tokens"].shape == (len(wanted), longest, 5)
+    longest, most = (max(len(memes[i][part]) for i in wanted) for part in (0, 3))
+    assert read["tokens"].shape == (len(wanted), longest, 5) and read["caption"].shape == (len(wanted), most, 2)
+    assert store.most_rows(np.array(wanted)) == max(longest, most)
     for row, i in enumerate(wanted):
-        tokens, weight, pooled = memes[i]
+        tokens, weight, pooled, captions = memes[i]
         tolerance = {"rtol": 0, "atol": 0} if store.folder is None else {"rtol": 1e-3, "atol": 1e-4}
         torch.testing.assert_close(read["tokens"][row, : len(tokens)], tokens, **tolerance)
         torch.testing.assert_close(read["token_weight"][row, : len(tokens)], weight, **tolerance)
         torch.testing.assert_close(read["pooled"][row], pooled, **tolerance)
         assert (read["tokens"][row, len(tokens) :] == read["tokens"][row, 0]).all()  # padding wins no max
         assert not read["token_weight"][row, len(tokens) :].any()
+        torch.testing.assert_close(read["caption"][row, : len(captions)], captions, **tolerance)
+        assert (read["caption"][row, len(captions) :] == read["caption"][row, 0]).all()
 
 
 def test_groups_part_stills_from_animations():

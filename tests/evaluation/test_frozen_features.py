@@ -17,7 +17,7 @@ SETTINGS = {
     "no emotions": NO_EMOTIONS,
     "emotions": (),
     "patches": (*NO_EMOTIONS, "--visual_tokens", "patch"),
-    "dp": (*NO_EMOTIONS, "--interaction", "dp"),
+    "dp": (*NO_EMOTIONS, "--interaction", "dp", "--text_pool_type", "max"),
     "drawn captions": (*NO_EMOTIONS, "--caption_augmentation"),
     "tight": (*NO_EMOTIONS, "--sim_header", "tightTransf", "--cross_num_hidden_layers", "1"),
     "qc": ("--branches", "qc"),

@@ -16,10 +16,15 @@ from tests.tiny_community import Place, prepared
 
 # flags, queries in a block (of 8: 3 blocks, or 2, so that the third process has none), the margin (-1: no score is as
 # expected, and all is computed twice)
+NEAREST = ("--text_pool_type", "max")
 SETTINGS = {
     "wti": ([], 3, 1e-5),
-    "two passes": ([], 3, -1.0),
-    "cross encoder": (["--sim_header", "tightTransf", "--cross_num_hidden_layers", "1", "--rerank_top", "6"], 4, 1e-5),
+    "two passes": ([*NEAREST], 3, -1.0),
+    "cross encoder": (
+        [*("--sim_header", "tightTransf", "--cross_num_hidden_layers", "1", "--rerank_top", "6"), *NEAREST],
+        4,
+        1e-5,
+    ),
 }
 
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from modules.caption_attention import CaptionAttention, CrossAttention, mask_drawn_caption
-from modules.caption_similarity import CaptionPooling
+from modules.caption_similarity import CaptionPooling, caption_scores
 from modules.row_dropout import RowDropout
 from tests import slow_formulas as slow
 from tests.model_parts import randomised
 
 DIM, CAPTIONS = 128, 5  # a width at which pooling's transformer has two heads
-KINDS = ("transf_avg", "avg", "clip_top1", "weight_l")
+KINDS = ("transf_avg", "avg", "clip_top1", "weight_l")  # that give one vector per meme
 COUNTS = (2, 0, 4, 1)  # of captions per meme
 
 
@@ -188,7 +188,7 @@ def test_learned_weights_start_as_the_mean():
     torch.testing.assert_close(start(captions, mask), CaptionPooling("avg", DIM, CAPTIONS)(captions, mask))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "max"])
 def test_which_poolings_have_parameters(kind):
     shapes = {name: tuple(p.shape) for name, p in CaptionPooling(kind, DIM, CAPTIONS).named_parameters()}
     if kind == "transf_avg":
@@ -198,11 +198,61 @@ def test_which_poolings_have_parameters(kind):
         assert shapes == ({"logits": (CAPTIONS,)} if kind == "weight_l" else {})
 
 
+# the nearest caption
+
+
+def sentences_of(captions, number=5):
+    """Queries (Q, d) of length 1; all captions of the meme 2 point away from the first one."""
+    generator = torch.Generator().manual_seed(4)
+    sentences = torch.randn(number, captions.shape[-1], generator=generator, dtype=captions.dtype)
+    sentences[0] = -captions[2, : COUNTS[2]].sum(dim=0)
+    return torch.nn.functional.normalize(sentences, dim=1)
+
+
+@torch.no_grad()
+def test_the_nearest_caption_alone_counts_however_far_it_is():
+    part, (captions, _) = pooling_part("max"), padded_captions()
+    sentences = sentences_of(captions)
+    expected = np.array(
+        [
+            [slow.caption_score(x.numpy(), captions[i, :count].numpy(), "max", {}) for i, count in enumerate(COUNTS)]
+            for x in sentences
+        ]
+    )
+    assert expected[0, 2] < -0.1 and (expected[:, 1] == 0).all()
+    for length, fill in ((4, 0.0), (4, 1e6), (7, 3.0)):
+        found = caption_scores(sentences, part(*padded_captions(length=length, fill=fill)))
+        np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
+        assert (found[:, 1] == 0).all()
+
+
+@torch.no_grad()
+def test_of_one_caption_the_nearest_is_the_mean():
+    captions, mask = padded_captions((1, 0, 1), length=1)
+    sentences = sentences_of(padded_captions()[0])
+    of_max, of_mean = (caption_scores(sentences, pooling_part(kind)(captions, mask)) for kind in ("max", "avg"))
+    assert torch.equal(of_max, of_mean) and of_max.abs().max() > 0
+
+
+def test_the_gradient_is_that_of_the_nearest_caption():
+    part, (captions, mask) = pooling_part("max"), padded_captions(length=6, fill=5.0)
+    sentences, weight = sentences_of(captions).requires_grad_(), torch.arange(20.0, dtype=torch.float64).view(5, 4)
+    captions.requires_grad_()
+    found = torch.autograd.grad((weight * caption_scores(sentences, part(captions, mask))).sum(), (sentences, captions))
+    plain = 0.0
+    for q, x in enumerate(sentences):
+        for i, count in enumerate(COUNTS):
+            if count:
+                plain += weight[q, i] * max(x @ c / c.norm() for c in captions[i, :count])
+    for ours, expected in zip(found, torch.autograd.grad(plain, (sentences, captions)), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
 # gradients
 
 
 @pytest.mark.parametrize("counts", [COUNTS, (0, 0)], ids=["one without", "all without"])
-@pytest.mark.parametrize("kind", ["co_attention", *KINDS])
+@pytest.mark.parametrize("kind", ["co_attention", *KINDS, "max"])
 def test_gradients_are_finite_where_captions_are_absent(kind, counts):
     captions, mask = padded_captions(counts)
     captions.requires_grad_()
@@ -221,7 +271,7 @@ def test_gradients_are_finite_where_captions_are_absent(kind, counts):
         assert parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("kind", ["co_attention", *KINDS])
+@pytest.mark.parametrize("kind", ["co_attention", *KINDS, "max"])
 def test_the_gradient_by_numbers(kind):
     captions, mask = padded_captions((2, 0, 1), length=2, dim=8)
     tokens = visual_tokens(3, 8).requires_grad_()

@@ -97,7 +97,7 @@ def test_captions_in_the_image_alone(tmp_path, clip, fusion):
     assert (mean_precision(results) > 95) == (fusion == "co_attention")
 
 
-@pytest.mark.parametrize("pooling", ["transf_avg", "avg", "weight_l", "clip_top1"])
+@pytest.mark.parametrize("pooling", ["transf_avg", "avg", "weight_l", "max", "clip_top1"])
 def test_captions_as_a_second_score_alone(tmp_path, clip, pooling):
     """The second caption says it; the pooling that reads only the first cannot know."""
     folder = write_set(tmp_path / "set", captions=lambda word, _: ["a picture", f"someone looks {WORDS[word]}"])

@@ -26,18 +26,18 @@ from tests.model_parts import (
     words_of,
 )
 
-POOLS = ("transf_avg", "avg", "clip_top1", "weight_l")
+POOLS = ("transf_avg", "avg", "clip_top1", "weight_l", "max")
 EMOTIONS = ("channel", "token", "none")
 
 
 def settings():
     """Every header x interaction x visual tokens, and tightTransf; the other flags take turns through them."""
-    others = itertools.product(POOLS, EMOTIONS, (1, 2, 3), ("learned", "query", "fixed"))
-    others = list(others)[::5] * 2  # 5 has no common factor with any of the four numbers of values
+    others = list(itertools.product(POOLS, EMOTIONS, (1, 2, 3), ("learned", "query", "fixed")))
     kinds = list(itertools.product(("meanP", "seqLSTM", "seqTransf"), ("dp", "ti", "wti"), ("cls", "patch")))
     lists = []
     for number, (header, interaction, visual) in enumerate([*kinds, *[("tightTransf", None, "cls")] * 3]):
-        pool, emotion, arch, fusion = others[number]
+        # 7 has no common factor with any of the four numbers of values
+        pool, emotion, arch, fusion = others[7 * number % len(others)]
         flags = ["--sim_header", header, "--visual_tokens", visual, "--text_pool_type", pool]
         flags += ["--emotion_fusion", emotion, "--fusion", fusion]
         flags += ["--interaction", interaction] if interaction else []
@@ -157,10 +157,8 @@ def slow_score(model, flags, record):
             weights[0] = slow.token_weights(words, slow.below(similarity, "word_weights."))
             weights[1] = slow.token_weights(tokens, slow.below(similarity, "token_weights."))
         qi = slow.interaction(words, weights[0], tokens, weights[1])
-    qc = 0.0
-    if len(captions):
-        pool = value.get("--text_pool_type", "transf_avg")
-        qc = slow.cosine(words[-1], slow.pooled_captions(captions, pool, slow.below(w, "caption_pooling.")))
+    pool = value.get("--text_pool_type", "transf_avg")
+    qc = slow.caption_score(words[-1], captions, pool, slow.below(w, "caption_pooling."))
     alpha = slow.sigmoid(float(w["fusion.theta"]))
     return qi, qc, alpha * qi + (1 - alpha) * qc
 
@@ -173,8 +171,9 @@ def slow_score(model, flags, record):
         ["--visual_tokens", "patch", "--emotion_fusion", "token", "--text_pool_type", "avg", "--interaction", "ti"],
         ["--sim_header", "seqLSTM", "--caption_fusion", "none", "--text_pool_type", "weight_l", "--wti_arch", "3"],
         ["--sim_header", "meanP", "--interaction", "dp", "--text_pool_type", "clip_top1"],
+        ["--sim_header", "meanP", "--caption_fusion", "none", "--text_pool_type", "max"],
     ],
-    ids=["default", "patch", "seqLSTM", "meanP"],
+    ids=["default", "patch", "seqLSTM", "meanP", "max"],
 )
 def test_the_parts_are_joined_as_the_design_says(flags):
     model, records = trained_model(flags).double(), random_records()
@@ -207,11 +206,11 @@ def test_decorrelation_reads_the_unit_mean_token_whatever_the_interaction():
 
 
 @torch.no_grad()
-def test_one_caption_per_meme_gives_one_feature_per_meme():
+def test_one_caption_per_meme_gives_one_vector_per_meme():
     for pool in POOLS:
         model = trained_model(["--text_pool_type", pool])
         memes = model.encode_memes(batch_of(random_records(frames=(1, 1, 1), captions=(1, 1, 1))))
-        assert memes["caption"].shape == (3, SMALL.embed_dim)
+        assert memes["caption"].shape == ((3, 1, SMALL.embed_dim) if pool == "max" else (3, SMALL.embed_dim))
 
 
 @torch.no_grad()
@@ -224,7 +223,7 @@ def test_scores_are_cosines_and_a_meme_without_captions_has_qc_zero():
 
 @torch.no_grad()
 def test_swapping_captions_changes_one_caption_models_only():
-    """Co-attention and the mean do not know the captions' order; positions and clip_top1 do."""
+    """Co-attention, the mean and the maximum do not know the captions' order; positions and clip_top1 do."""
     records, swapped = random_records(captions=(2, 2, 2, 2, 2)), random_records(captions=(2, 2, 2, 2, 2))
     for record in swapped:
         record.captions.reverse()
@@ -232,7 +231,7 @@ def test_swapping_captions_changes_one_caption_models_only():
         model = trained_model(["--text_pool_type", pool]).double()
         one, other = (scores_of(model, batch_of(some)) for some in (records, swapped))
         torch.testing.assert_close(one["qi"], other["qi"])
-        assert torch.allclose(one["qc"], other["qc"]) == (pool == "avg")
+        assert torch.allclose(one["qc"], other["qc"]) == (pool in ("avg", "max"))
 
 
 # absent captions

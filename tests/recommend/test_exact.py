@@ -13,9 +13,15 @@ SETTINGS = {
     "wti": [],
     "patch": ["--visual_tokens", "patch"],
     "dp, weights per query": ["--interaction", "dp", "--sim_header", "meanP", "--fusion", "query"],
-    "fixed": ["--fusion", "fixed", "--fusion_weight", "0.3", "--emotion_fusion", "token"],
-    "ti, stills": ["--interaction", "ti", "--max_frames", "1", "--sim_header", "seqLSTM"],
-    "tightTransf": ["--sim_header", "tightTransf", "--cross_num_hidden_layers", "1", "--rerank_top", "6"],
+    "fixed": ["--fusion", "fixed", "--fusion_weight", "0.3", "--text_pool_type", "max"],
+    "ti, stills": [
+        *("--interaction", "ti", "--max_frames", "1", "--sim_header", "seqLSTM", "--emotion_fusion", "token"),
+        *("--text_pool_type", "max"),
+    ],
+    "tightTransf": [
+        *("--sim_header", "tightTransf", "--cross_num_hidden_layers", "1", "--rerank_top", "6"),
+        *("--text_pool_type", "max"),
+    ],
     "tightTransf, qi": [
         *("--sim_header", "tightTransf", "--cross_num_hidden_layers", "1", "--branches", "qi"),
         *("--caption_fusion", "none", "--rerank_top", "5"),

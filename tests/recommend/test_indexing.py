@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recommend import Recommender, indexing
+from recommend import Recommender, Request, indexing
+from recommend.export import export
 from recommend.gallery import Gallery
 from recommend.model import ModelInUse
 from recommend.store import Store
@@ -100,6 +101,46 @@ def test_what_is_no_more_in_use_is_removed_in_the_end(checkpoint_file, community
     assert same(answers(after), answers(fresh))
     assert answers(before) == expected  # an open reader keeps what it has
     assert {after.thumbnail(image_id) for image_id in expected} == {before.thumbnail(i) for i in expected}
+
+
+def test_an_index_of_a_vector_per_caption(place, community, tmp_path, monkeypatch):
+    """It follows its folder, is exported, compared with its own memes, and not read where its files do not agree."""
+    monkeypatch.setattr("recommend.store.FEW", 3)
+    folder, path = tmp_path / "index", save_model(place, "nearest", "--text_pool_type", "max")[0]
+    indexed(path, folder, data_path=community)
+    rows = read_csv(community / "test.csv")
+    moved = rows[-1]["image"]
+    shutil.move(community / "images" / moved, community / "images" / f"moved-{moved}")
+    rows = [row | {"image": f"moved-{moved}"} if row["image"] == moved else row for row in rows]
+    kept = {row["image_id"] for row in rows[-4:]}
+    some = [row | ({} if row["image_id"] in kept else {"captions": '["one", "two", "three"]'}) for row in rows]
+    write_csv(community / "test.csv", some)
+    summary, updated = indexed(path, folder, data_path=community)
+    assert summary.kept and summary.encoded and updated.store.data.name == "data-2"  # all were copied
+    _, fresh = indexed(path, tmp_path / "fresh", data_path=community)
+    assert same(answers(updated), answers(fresh))
+
+    export(updated.store, tmp_path / "features.npz")
+    with np.load(tmp_path / "features.npz", allow_pickle=False) as file:
+        own = dict(zip(file["ids"], np.split(file["caption"], file["captions_per_meme"].cumsum()[:-1]), strict=True))
+    assert {len(captions) for captions in own.values()} >= {1, 3}
+    assert all(len(own[key]) == max(1, len(captions)) for key, (_, _, captions, _) in answers(updated).items())
+    like = next(key for key, captions in own.items() if len(captions) == 3)
+    sentence = own[like].mean(axis=0) / np.linalg.norm(own[like].mean(axis=0))
+    found = updated.search(Request(like=str(like)), top=1000, duplicates=True)
+    assert len(found) == len(own) - 1
+    for meme in found:
+        assert meme.qc == pytest.approx((own[meme.id] @ sentence).max(), abs=1e-6)
+
+    with open(folder / "data-2" / "caption_counts.bin", "r+b") as file:
+        file.write(np.int32(9).tobytes())
+    with pytest.raises(InputError, match="caption.bin has"):
+        Store.open(folder)
+    state = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    state["bytes"]["caption_counts.bin"] -= 4
+    (folder / "index.json").write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(InputError, match="caption_counts.bin is not of its rows"):
+        Store.open(folder)
 
 
 @pytest.mark.parametrize(

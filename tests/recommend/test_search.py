@@ -126,8 +126,9 @@ def by_its_file(recommender, path):
 
 def symmetric(features, one, other):
     """WTI of two memes' visual tokens, written out."""
+    ends = features.offsets["token"]
     tokens, weights = (
-        [features.arrays[name][features.offsets[row] : features.offsets[row + 1]].astype(float) for row in (one, other)]
+        [features.arrays[name][ends[row] : ends[row + 1]].astype(float) for row in (one, other)]
         for name in ("tokens", "token_weight")
     )
     cosines = tokens[0] @ tokens[1].T
@@ -140,8 +141,8 @@ def test_memes_like_a_picture_that_is_not_in_the_index(recommender, tmp_path):
     assert len(found) == 10 and all(meme.qc is None and meme.score == meme.qi for meme in found)
     tokens = recommender.encode_images([tmp_path / "other.png"]).arrays["tokens"][0]
     store, row = recommender.store, recommender.store.row_of(found[0].id)
-    own = store.features.arrays["tokens"][store.features.offsets[row]]
-    if store.features.lengths[row] == 1:
+    own = store.features.arrays["tokens"][store.features.offsets["token"][row]]
+    if store.features.lengths["token"][row] == 1:
         assert math.isclose(found[0].qi, float(tokens[0] @ own), abs_tol=1e-5)
     for bad, message in (
         ("no such id", "no meme of the index has this id"),
