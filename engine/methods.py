@@ -46,6 +46,7 @@ METHODS = {
     for method in (
         Method("bm25", "BM25 over captions", "reference", trained=False),
         Method("sentence_encoder", "Sentence encoder over captions", "reference", trained=False),
+        Method("sentence_encoder_max", "Sentence encoder, nearest caption", "reference", trained=False),
         _main(
             "zero_shot_clip",
             "CLIP, zero-shot",

@@ -2,6 +2,7 @@
 
 bm25              BM25 (k1 1.5, b 0.75) over a meme's captions as one document; no knowledge of language
 sentence_encoder  cosine of a pretrained sentence encoder's vectors: of the query, and of the captions in the mean
+sentence_encoder_max  the same, of the query and the caption nearest to it
 
 The output folder is like that of main_task_retrieval.py --do_eval. Only the test split is read; nothing is fitted.
 All captions of a meme are used. Needs: pip install -r requirements-references.txt
@@ -48,7 +49,7 @@ def to_arguments(argv):
     add(
         "--sentence_model",
         metavar="NAME",
-        help=f"of sentence_encoder: Hugging Face name or folder (default: {sentence_encoder.DEFAULT_MODEL})",
+        help=f"of the two sentence encoders: Hugging Face name or folder (default: {sentence_encoder.DEFAULT_MODEL})",
     )
     add("--seed", type=int, default=0, help="of the intervals; nothing else is drawn (default: %(default)s)")
     add("--save_similarity", action="store_true", help="also write the scores, fused.npy, and relevance.npz")
@@ -101,7 +102,8 @@ def _run(args, shared, folder):
     else:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         logger.info(f"loading {args.sentence_model}, {device.type}")
-        reference = sentence_encoder.SentenceEncoder(split.queries, documents, args.sentence_model, device)
+        make = sentence_encoder.NAMES[args.method]
+        reference = make(split.queries, documents, args.sentence_model, device)
         package = sentence_encoder.PACKAGE
     counts = {"test": counts_of(split, documents) | reference.counts}
     for line in loaders.count_lines(counts, emotions_are_read=False):

@@ -74,7 +74,7 @@ def to_arguments(argv):
     add("--slurm", nargs="+", type=parameter, default=[], metavar="NAME=VALUE",
         help="what else sbatch is to be told, such as gres=gpu:1 cpus-per-task=8 mem=32G")  # fmt: skip
     add("--baseline", metavar="NAME", help="method with which the tables compare the others (default: clip4clip_meanp)")
-    add("--sentence_model", metavar="NAME", help="of the method sentence_encoder")
+    add("--sentence_model", metavar="NAME", help="of the methods sentence_encoder and …_max")
     add("--remake", choices=("changed",), help="changed: make finished runs again that other code has made")
     add("--dry_run", action="store_true", help="print the commands of the runs to be made, and make nothing")
     argv = sys.argv[1:] if argv is None else list(argv)

@@ -1,4 +1,4 @@
-"""Cosine of a query's vector and a meme's, the mean of its captions' unit vectors, by a pretrained sentence encoder."""
+"""Cosine of a query's vector and those of a meme's captions, by a pretrained sentence encoder."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ BATCH = 64
 
 
 class SentenceEncoder:
-    """Scores of queries (Q texts) and documents (M lists of texts).
+    """Scores of queries (Q texts) and documents (M lists of texts): the query with the mean of a meme's unit vectors.
 
     name: a Hugging Face name or a folder. Where the model has prompts of its own for queries and documents, they are
     used. InputError without sentence-transformers, or where there is no such model.
@@ -27,13 +27,17 @@ class SentenceEncoder:
         query_vectors, self.counts["queries_cut"] = encode(model, model.encode_query, queries, "queries", progress)
         vectors, self.counts["captions_cut"] = encode(model, model.encode_document, captions, "captions", progress)
         self._queries = query_vectors.astype(np.float64)
-        self._memes = np.zeros((len(documents), vectors.shape[1]))
-        for meme, texts in enumerate(documents):
-            if texts:
-                self._memes[meme] = unit(vectors[[index[text] for text in texts]].mean(axis=0, dtype=np.float64))
+        self._keep(vectors.astype(np.float64), [[index[text] for text in texts] for texts in documents])
         self.description = (
             f"{name}: {self.parameters / 1e6:.1f} million parameters, vectors of {vectors.shape[1]} numbers"
         )
+
+    def _keep(self, vectors, captions):
+        """vectors (C, d) of all captions; captions: the rows of each meme's."""
+        self._memes = np.zeros((len(captions), vectors.shape[1]))
+        for meme, rows in enumerate(captions):
+            if rows:
+                self._memes[meme] = unit(vectors[rows].mean(axis=0))
 
     def scores(self, rows):
         """The scores of the queries `rows` (slice): (R, M) float32.
@@ -41,6 +45,25 @@ class SentenceEncoder:
         Rounded from double precision, so that memes with the same captions tie.
         """
         return (self._queries[rows] @ self._memes.T).astype(np.float32)
+
+
+class NearestCaption(SentenceEncoder):
+    """The same, but the query with the caption nearest to it. A meme without any has score 0."""
+
+    def _keep(self, vectors, captions):
+        self._captions = vectors
+        self._rows = captions
+
+    def scores(self, rows):
+        by_caption = self._queries[rows] @ self._captions.T
+        scores = np.zeros((len(by_caption), len(self._rows)), np.float32)
+        for meme, captions in enumerate(self._rows):
+            if captions:
+                scores[:, meme] = by_caption[:, captions].max(axis=1)
+        return scores
+
+
+NAMES = {"sentence_encoder": SentenceEncoder, "sentence_encoder_max": NearestCaption}
 
 
 def load(name, device):

@@ -19,6 +19,7 @@ from engine.arguments import (
     without_effect,
 )
 from modules.backbones.names import source_of
+from scripts.references.sentence_encoder import NAMES as SENTENCE_ENCODERS
 from scripts.reproduction.data_folders import PATHS
 from scripts.reproduction.plan import Run
 from util import InputError
@@ -60,11 +61,11 @@ class CommonFlags:
 def make_runs(communities, methods, seeds, out, common, sentence_model=None):
     """[Run] of all communities, methods and seeds; a method that draws nothing has the first seed only.
 
-    common: CommonFlags. sentence_model: of the method sentence_encoder. Raises one InputError with all the commands
+    common: CommonFlags. sentence_model: of the sentence encoders. Raises one InputError with all the commands
     that make no sense.
     """
-    if sentence_model and "sentence_encoder" not in [method.name for method in methods]:
-        raise InputError("--sentence_model is for the method sentence_encoder, which is not asked for")
+    if sentence_model and not any(method.name in SENTENCE_ENCODERS for method in methods):
+        raise InputError(f"--sentence_model is for {' and '.join(SENTENCE_ENCODERS)}, which are not asked for")
     runs, errors = [], []
     for method in methods:
         try:
@@ -155,7 +156,7 @@ def reference_parts(method, flags, sentence_model):
     """What a Run of scripts.reference has of its own."""
     from scripts.reference import to_arguments
 
-    if method.name == "sentence_encoder" and sentence_model:
+    if method.name in SENTENCE_ENCODERS and sentence_model:
         flags = [*flags, "--sentence_model", sentence_model]
     args = to_arguments([method.name, *flags])
     return {
@@ -185,12 +186,12 @@ def check_requirements(runs):
         if not path_of(name).is_file():
             read_weights(path_of(name))  # raises the message that says where it comes from
     berts = {args.bert_name for args in trained if args.branches != "qc" and args.emotion_encoder == "bert"}
-    sentence_models = {run.settings["sentence_model"] for run in runs if run.method.name == "sentence_encoder"}
+    sentence_models = {run.settings["sentence_model"] for run in runs if run.method.name in SENTENCE_ENCODERS}
     for flag, names in (("bert_name", berts), ("sentence_model", sentence_models)):
         if absent := sorted(name for name in names if is_path(name) and not Path(name).is_dir()):
             raise InputError(f"--{flag} {absent[0]}: no such folder")
     wanted = {run.method.name for run in runs if run.method.group == "reference"}
-    packages = {"bm25": "bm25s", "sentence_encoder": "sentence_transformers"}
+    packages = {"bm25": "bm25s", **dict.fromkeys(SENTENCE_ENCODERS, "sentence_transformers")}
     missing = sorted(name for name in wanted if not find_spec(packages[name]))
     if missing:
         raise InputError(

@@ -21,7 +21,7 @@ import metrics
 from evaluation.query_record import QueryRecord
 from scripts import reference
 from scripts.references.bm25 import BM25, words_of
-from scripts.references.sentence_encoder import SentenceEncoder, load
+from scripts.references.sentence_encoder import NearestCaption, SentenceEncoder, load
 from tests.conftest import names_with_spaces
 from tests.tiny_community import COLOURS, draw_community, read_csv, read_json, write_csv
 from util import InputError, sha256_of
@@ -356,6 +356,13 @@ def test_a_run_of_the_sentence_encoder_is_the_cosine_by_hand(community, minilm, 
     assert record["versions"]["sentence-transformers"] == importlib.metadata.version("sentence-transformers")
     assert read_json(tmp_path / "run" / "args.json")["sentence_model"] == str(minilm)
     assert "Loading weights" not in printed
+
+
+def test_the_nearest_caption_is_the_best_cosine_by_hand(minilm, vector_of):
+    queries, captions = ["a cat", "number 3"], [["a cat asleep", "two dogs"], [], ["number 3"], ["two dogs", "a car"]]
+    found = NearestCaption(queries, captions, str(minilm), "cpu", progress=False).scores(slice(0, 2))
+    expected = [[max((vector_of(q) @ vector_of(t) for t in texts), default=0) for texts in captions] for q in queries]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_sentence_encoder_finds_a_paraphrase_that_shares_no_word(minilm):

@@ -411,7 +411,10 @@ def test_runs_are_dealt_to_the_gpus(plan, monkeypatch):
         ({"--": ["5"]}, "unrecognized arguments: 5"),
         ({"--": ["--seed", "5"]}, "--seed is set by scripts.reproduce itself"),
         ({"--": ["--overwrite"]}, "--overwrite is set by scripts.reproduce itself"),
-        ({"--sentence_model": ["x"]}, "--sentence_model is for the method sentence_encoder"),
+        (
+            {"--sentence_model": ["x"]},
+            "--sentence_model is for sentence_encoder and sentence_encoder_max, which",
+        ),
         ({"--": ["--resize", "pad"]}, "--resize has no effect on any of the methods (ief_qc)"),
         ({"--": ["--max_words", "2"]}, "ief_qc: --max_words below 3 leaves no word"),
         ({"--communities": ["community", "empty"], "--": ["--features_path", "x"]}, "--features_path is for one"),
