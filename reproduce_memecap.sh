@@ -23,13 +23,14 @@ for query in meaning title; do
   "$PYTHON" -m preprocess.memecap --source "$folder" --out data/memecap_$query --query $query --emotions faces "$@" || exit
 done
 
-# reproduce TREE COMMUNITIES METHODS -- FLAGS: three seeds of each method
+# reproduce TREE COMMUNITIES METHODS -- FLAGS: three seeds of each method, compared with the sentence encoder among them
 reproduce() {
   tree=$1 communities=$2 methods=$3
+  case $methods in *sentence_encoder_max*) baseline=sentence_encoder_max ;; *) baseline=sentence_encoder ;; esac
   shift 4
   # shellcheck disable=SC2086 # names, and no paths
   "$PYTHON" -m scripts.reproduce --communities $communities --methods $methods --seeds 0 1 2 --data_root data \
-    --out "results/memecap/$tree" --sentence_model "$MINILM" --baseline sentence_encoder -- \
+    --out "results/memecap/$tree" --sentence_model "$MINILM" --baseline $baseline -- \
     --pretrained_clip_name small --batch_size 64 --lr 3e-4 --num_thread_reader 0 "$@" || exit
 }
 MINILM=$("$PYTHON" -c 'from modules.backbones.small import small_towers; print(small_towers()[1])') || exit
@@ -40,5 +41,8 @@ done
 # without emotions IEF over both is IEF plus
 reproduce both "$both" "bm25 sentence_encoder drl_wti ief ief_qi ief_qc" -- \
   --epochs 10 --caption_source both --emotion_fusion none
+# a query with the nearest of a meme's captions and text, instead of their mean
+reproduce nearest "$both" "sentence_encoder_max ief ief_qc" -- \
+  --epochs 10 --caption_source both --emotion_fusion none --text_pool_type max
 # an epoch with emotions in the image asks the image tower for every meme, hence fewer
 reproduce emotions memecap_meaning "sentence_encoder ief ief_no_emotions ief_emotion_coarse" -- --epochs 5 --caption_source both

@@ -424,7 +424,7 @@ def test_results_on_memecap(machine, shell, text):
             folders = [SimpleNamespace(name=name, datatype="custom", folder=name) for name in args.communities]
             methods = chosen_methods(args.methods)
             trees[args.out.name] = make_runs(folders, methods, args.seeds, args.out, CommonFlags(tokens))
-    assert list(trees) == ["caption", "text", "both", "emotions"]
+    assert list(trees) == ["caption", "text", "both", "nearest", "emotions"]
     for source in ("caption", "text", "both"):
         readers = [run for run in trees[source] if run.method.name != "drl_wti"]
         assert {run.settings["caption_source"] for run in readers} == {source}
