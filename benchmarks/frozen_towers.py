@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from benchmarks.machine import Figure, describe, peak_memory, show, synchroniser
+from benchmarks.machine import Figure, describe, options_of, peak_memory, show, synchroniser
 from util import Parser, program, set_seed
 
 
@@ -91,9 +91,7 @@ def main(argv=None):
     parser.add_argument("--datatype", default="custom")
     parser.add_argument("--towers", default="small", help="a --pretrained_clip_name whose towers are frozen")
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    options = parser.parse_args(argv)
+    options = options_of(parser, argv)
     show(describe(options.device), list(measure(options)), options.json)
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 import metrics
 from benchmarks import train_step
-from benchmarks.machine import Figure, describe, in_processes, peak_memory, show
+from benchmarks.machine import Figure, describe, in_processes, options_of, peak_memory, show
 from benchmarks.similarity import masked_formula
 from engine import distributed
 from evaluation import eval_loop
@@ -169,9 +169,7 @@ def main(argv=None):
     parser.add_argument("--plain_queries", type=int, default=16, help="queries that the plain way is timed on")
     parser.add_argument("--twice_queries", type=int, default=320, help="queries that computing twice is timed on")
     parser.add_argument("--processes", type=int, default=1, help="also time so many processes that share the work")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    options = parser.parse_args(argv)
+    options = options_of(parser, argv)
     show(describe(options.device), list(measure(options)), options.json)
 
 

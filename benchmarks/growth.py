@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.full_size import score_and_rank
-from benchmarks.machine import Figure, describe, in_processes, peak_memory_mib, show
+from benchmarks.machine import Figure, describe, in_processes, options_of, peak_memory_mib, show
 from benchmarks.train_step import VIT_B_32
 from util import InputError, Parser, program, replaced_atomically
 
@@ -77,9 +77,7 @@ def main(argv=None):
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 2000, 4000, 8000, 16000], metavar="N")
     parser.add_argument("--words", type=int, default=32)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves there, as PNG")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    options = parser.parse_args(argv)
+    options = options_of(parser, argv)
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         raise InputError("--plot needs matplotlib: pip install -r requirements-data.txt")
     found = []

@@ -25,6 +25,13 @@ class Figure:
     ratio: str = ""
 
 
+def options_of(parser, argv):
+    """What a benchmark is called with: its own flags, and the two that most have, `--device` and `--json`."""
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    return parser.parse_args(argv)
+
+
 def show(heading, figures, json_file=None):
     """Print the figures; with `json_file`, also write them there."""
     print(heading)

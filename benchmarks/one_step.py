@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import train_step
-from benchmarks.machine import Figure, describe, peak_mib, reset_peak, seconds_of, show, synchroniser
+from benchmarks.machine import Figure, describe, options_of, peak_mib, reset_peak, seconds_of, show, synchroniser
 from benchmarks.train_step import LENGTHS, PRECISIONS, make_batch, make_model, make_step, matrix_rate
 from engine import distributed
 from engine.compiled import compile_towers
@@ -78,9 +78,7 @@ def main(argv=None):
     parser.add_argument("--compile", action="store_true", help="the towers through torch.compile")
     parser.add_argument("--lengths", choices=LENGTHS, default="imgflip", help="whose texts' lengths the texts have")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    options = parser.parse_args(argv)
+    options = options_of(parser, argv)
     show(describe(options.device), list(measure(options)), options.json)
 
 

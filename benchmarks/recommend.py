@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.machine import Figure, describe, gemm_rate, peak_memory, seconds_of, show, synchroniser
+from benchmarks.machine import Figure, describe, gemm_rate, options_of, peak_memory, seconds_of, show, synchroniser
 from dataloaders.meme_records import Meme
 from modules.fusion import Fusion
 from modules.ief_model import IEF, Wiring
@@ -190,10 +190,8 @@ def main(argv=None):
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--repeats_many", type=int, default=3)
     parser.add_argument("--duplicates", action="store_true", help="show near-duplicates: needs no rapidfuzz")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", help="where the index is written, for a while; the default is the system's")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    options = parser.parse_args(argv)
+    options = options_of(parser, argv)
     show(describe(options.device), list(measure(options)), options.json)
 
 

@@ -24,7 +24,7 @@ from urllib.parse import urlencode
 import numpy as np
 import torch
 
-from benchmarks.machine import Figure, describe, show
+from benchmarks.machine import Figure, describe, options_of, show
 from benchmarks.recommend import RandomModel, write_index
 from recommend.recommender import Recommender
 from recommend.store import Store
@@ -172,10 +172,8 @@ def main(argv=None):
     parser.add_argument("--memes", type=int, nargs="+", default=[1536, 150_000])
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--queries", type=int, default=50, help="of each client")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", help="where the index is written, for a while; the default is the system's")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    options = parser.parse_args(argv)
+    options = options_of(parser, argv)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         show(describe(options.device), list(measure(options, Path(folder))), options.json)
 

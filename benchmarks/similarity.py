@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.machine import Figure, describe, gemm_rate, peak_memory, seconds_of, show, synchroniser
+from benchmarks.machine import Figure, describe, gemm_rate, options_of, peak_memory, seconds_of, show, synchroniser
 from evaluation.eval_loop import chunk_of_queries
 from modules.caption_similarity import caption_scores
 from modules.interaction import token_interaction, unit_tokens
@@ -97,9 +97,7 @@ def main(argv=None):
     parser.add_argument("--words", type=int, default=32)
     parser.add_argument("--frames", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    options = parser.parse_args(argv)
+    options = options_of(parser, argv)
     show(describe(options.device), list(measure(options)), options.json)
 
 

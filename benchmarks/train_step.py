@@ -26,6 +26,7 @@ from benchmarks.machine import (
     Figure,
     describe,
     gemm_rate,
+    options_of,
     peak_memory,
     peak_mib,
     reset_peak,
@@ -334,12 +335,10 @@ def main(argv=None):
     parser.add_argument("--large_batch", type=int, default=256, help="in pieces, for its peak memory")
     parser.add_argument("--compile", action="store_true", help="also measure the step with --compile")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--reading_steps", type=int, default=0, help="steps on batches that are read from files")
     parser.add_argument("--readers", type=int, default=max(1, os.cpu_count() - 1), help="loader processes of these")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    options = parser.parse_args(argv)
+    options = options_of(parser, argv)
     show(
         f"{describe(options.device)}; {options.captions} caption(s); tokens, from the shortest by twentieths of all: "
         + "; ".join(f"{kind} {' '.join(map(str, tokens))}" for kind, tokens in LENGTHS[options.lengths].items()),
