@@ -81,7 +81,9 @@ def _as_trec_prints(names: Sequence[str], values: np.ndarray) -> dict[str, float
 
 
 def _told(absent: int, missed: int, other: int) -> str:
-    return (
-        f"{absent:,} queries are not in it: they count as 0; {missed:,} relevant memes are not in it: they count as "
-        f"never found; {other:,} of its queries have nothing relevant: they are left out"
-    )
+    counts = [
+        (absent, "queries are not in it: they count as 0"),
+        (missed, "relevant memes are not in it: they count as never found"),
+        (other, "of its queries have nothing relevant: they are left out"),
+    ]
+    return "; ".join(f"{count:,} {what}" for count, what in counts if count) or "every relevant meme is in it"
