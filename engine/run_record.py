@@ -136,7 +136,7 @@ def write_lines(args: argparse.Namespace, name: str, lines: Iterable[Mapping[str
 
 def command_line() -> str:
     module = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m scripts.reference`
-    program = ["-m", module.name] if module is not None else sys.argv[:1]
+    program = ["-m", module.name.removesuffix(".__main__")] if module is not None else sys.argv[:1]
     return shlex.join([Path(sys.executable).name, *program, *sys.argv[1:]])
 
 

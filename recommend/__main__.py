@@ -93,7 +93,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", metavar="INDEX")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the .npz file")
+    parser.add_argument("--out", required=True, metavar="FILE.npz", help="the file, of NumPy's arrays")
 
 
 @program
@@ -150,7 +150,8 @@ def index(args: argparse.Namespace) -> None:
     if words := sorted(summary.unknown_emotions):
         print(f"{len(words)} emotion words are not in the model's vocabulary, read as unknown: {words[:20]}")
     if summary.bad:
-        print(f"{len(summary.bad):,} images cannot be used and are left out:", file=sys.stderr)
+        images = "image" if len(summary.bad) == 1 else "images"
+        print(f"{len(summary.bad):,} {images} cannot be used, left out:", file=sys.stderr)
         for reason in list(summary.bad.values())[:SHOWN]:
             print(f"  {reason}", file=sys.stderr)
         if len(summary.bad) > SHOWN:
@@ -277,7 +278,7 @@ def lines(request: Request, answer: Answer) -> Iterator[str]:
     for meme in answer:
         qi, qc = (f"{number:7.4f}" if number is not None else f"{'-':>7}" for number in (meme.qi, meme.qc))
         yield f"{meme.rank:4} {meme.score:7.4f} {meme.below:7.2%} {qi} {qc}  {without_controls(str(meme.path))}"
-        emotions = f"[{', '.join(meme.emotions)}] " if meme.emotions else ""
+        emotions = f"[{', '.join(dict.fromkeys(meme.emotions))}] " if meme.emotions else ""
         for told in (emotions + meme.caption, meme.text and f"text: {meme.text}"):
             if told:
                 yield f"{'':35}  {without_controls(' '.join(told.split()))}"
@@ -294,14 +295,14 @@ def without_controls(text: str) -> str:
 
 def serve(args: argparse.Namespace) -> None:
     """Answer on a page and by a JSON API, until Ctrl-C."""
+    from recommend.recommender import Recommender  # first: what every command needs is missed before serve's own
+
     try:
         from recommend.serving import run
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "starlette", "uvicorn"):
             raise
         raise InputError(f"serve needs the package {error.name}: pip install -r requirements-serve.txt") from None
-    from recommend.recommender import Recommender
-
     with run.listening(args.host, args.port) as bound:
         recommender = Recommender.open(args.index, args.model, args.device)
         if told := run.warning(args.host):
@@ -314,6 +315,8 @@ def export(args: argparse.Namespace) -> None:
     from recommend.export import export as write
     from recommend.store import Store
 
+    if not args.out.endswith(".npz"):
+        raise InputError(f"--out {args.out}: expected a name that ends in .npz, which is what is written")
     store = Store.open(args.index)
     names = write(store, args.out)
     print(f"{args.out}: {len(store):,} memes; {', '.join(names)}")

@@ -234,7 +234,7 @@ class Recommender:
             raise InputError("the model gives scores that are no numbers: it cannot be searched with")
         seen = [row for image_id in dict.fromkeys(request.seen) if (row := self.store.row_of(image_id)) is not None]
         if unknown := len(set(request.seen)) - len(seen):
-            notes.append(f"{unknown:,} of the seen memes are not in the index")
+            notes.append(f"{unknown:,} of the seen memes {'is' if unknown == 1 else 'are'} not in the index")
         if like is not None:
             seen.append(like)
         chosen, hidden = self._choose(request, total, seen)

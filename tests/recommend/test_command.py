@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_index_says_what_it_did(place, capsys):
     found = capsys.readouterr()
     assert "32 memes; 0 encoded now, 32 known before, 0 gone" in found.out
     assert "a meme takes" in found.out
-    assert "1 images cannot be used and are left out:" in found.err and "broken.png: not a JPEG" in found.err
+    assert "1 image cannot be used, left out:" in found.err and "broken.png: not a JPEG" in found.err
 
 
 def test_search_prints_ranks_scores_and_texts(place, capsys):
@@ -91,6 +92,11 @@ def test_texts_and_names_do_not_command_the_terminal():
     assert not set(told) & {"\x1b", "\x07", "\x9b"}
 
 
+def test_an_emotion_of_several_persons_is_told_once():
+    meme = Found(1, "a", Path("a.png"), 0.5, 0.5, 0.5, None, None, ("fear", "happy", "fear"), ("red",), "")
+    assert "[fear, happy] red" in "\n".join(lines(Request("red"), Answer((meme,), gallery=2)))
+
+
 def test_search_prints_json_with_all_that_composes(place, tmp_path, capsys):
     first = json.loads(printed(capsys, command(place, "search", "life is red", "--json")))
     assert not names_with_spaces(first)
@@ -121,8 +127,11 @@ def test_search_prints_json_with_all_that_composes(place, tmp_path, capsys):
     assert by_file == by_id and same not in [meme["id"] for meme in by_id["memes"]]
 
 
-def test_queries_of_a_file_make_a_run_that_trec_eval_reads(place, tmp_path, capsys):
+def test_queries_of_a_file_make_a_run_that_trec_eval_reads(place, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run.trec"
+    started = SimpleNamespace(__spec__=SimpleNamespace(name="recommend.__main__"))  # by `python -m recommend`
+    monkeypatch.setitem(sys.modules, "__main__", started)
+    monkeypatch.setattr(sys, "argv", ["/x/recommend/__main__.py", "search", "INDEX"])
     queries = place.data / "test.csv"
     more = ("--queries", queries, "--out", run, "--top", "1000", "--duplicates")
     assert "8 queries" in printed(capsys, command(place, "search", *more))
@@ -141,6 +150,7 @@ def test_queries_of_a_file_make_a_run_that_trec_eval_reads(place, tmp_path, caps
             assert abs(parsed[topic][meme.id] - meme.score) < 1e-6
     beside = json.loads((tmp_path / "run.trec.json").read_text(encoding="utf-8"))
     assert beside["data"]["test collection"]["sha256"] == sha256_of(queries)
+    assert beside["implementation"]["executable"]["cmd"].endswith(" -m recommend search INDEX")
     assert beside["method"]["retrieval"][-1]["checkpoint"]["sha256"] == recommender.model.sha256
 
 
@@ -193,6 +203,8 @@ def test_features_are_exported(place, tmp_path, capsys):
     assert "32 memes; ids, paths, tokens_per_meme" in out
     with np.load(tmp_path / "features.npz") as file:
         assert file["caption"].shape == (32, 32) and file["caption"].dtype == np.float16
+    told = refused(capsys, command(place, "export", "--out", tmp_path / "features.csv"))
+    assert "features.csv: expected a name that ends in .npz" in told and not (tmp_path / "features.csv").exists()
 
 
 def test_sentences_after_a_sign():

@@ -159,7 +159,7 @@ def test_what_was_seen_does_not_come_again(recommender):
     answer = recommender.search(QUERY, seen=[*everything[:3], "unknown"], top=5, duplicates=True)
     assert [meme.id for meme in answer] == everything[3:8]
     assert [meme.rank for meme in answer] == [1, 2, 3, 4, 5]
-    assert answer.notes == ("1 of the seen memes are not in the index",)
+    assert answer.notes == ("1 of the seen memes is not in the index",)
     assert not recommender.search(QUERY, seen=everything)
     everything = [meme.id for meme in recommender.search(QUERY, top=1000)]
     assert [meme.id for meme in recommender.search(QUERY, seen=everything[:2], top=4)] == everything[2:6]
