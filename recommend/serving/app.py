@@ -41,6 +41,16 @@ SEARCHES = max(2, min(8, (os.cpu_count() or 1) // 2))  # threads
 TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
 
 
+NUMBER_OF_WEIGHT = f"a number above 0, at most {MAX_WEIGHT:g}"
+EXPECTED = {
+    "top": f"a whole number from 1 to {MAX_TOP:,}",
+    "min_score": "a number from -100 to 100",
+    "plus_weight": NUMBER_OF_WEIGHT,
+    "minus_weight": NUMBER_OF_WEIGHT,
+    "duplicates": "true or false",
+}
+
+
 def _several(description: str, most: int = MAX_PARTS) -> Any:
     return Query(default_factory=list, max_length=most, description=f"{description} (may come {most:,} times)")
 
@@ -215,8 +225,10 @@ async def _refused(_: Asked, error: Exception) -> Response:
 
 
 def _sentence(found: dict[str, Any]) -> str:
-    """What pydantic has found wrong with a parameter, as in: top: Input should be less than or equal to 1000."""
-    return f"{'.'.join(str(part) for part in found['loc'][1:])}: {found['msg']}"
+    """What is wrong with an option, as in: top: found '5000', expected a whole number from 1 to 1,000."""
+    name = ".".join(str(part) for part in found["loc"][1:])
+    expected = EXPECTED.get(str(found["loc"][1])) if isinstance(found["input"], str) else None
+    return f"{name}: found {found['input'][:50]!r}, expected {expected}" if expected else f"{name}: {found['msg']}"
 
 
 async def _failed(_: Asked, error: Exception) -> Response:

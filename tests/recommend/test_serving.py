@@ -172,9 +172,9 @@ def png_of(width, height):
         ({}, "nothing to search for"),
         ({"text": " "}, "nothing to search for"),
         ({"text": "x" * 10_001}, "text: .*10000 characters"),
-        ({"text": "x", "top": 0}, "top: "),
-        ({"text": "x", "top": 1001}, "top: "),
-        ({"text": "x", "top": "many"}, "top: "),
+        ({"text": "x", "top": 0}, "^top: found '0', expected a whole number from 1 to 1,000$"),
+        ({"text": "x", "top": 1001}, "^top: found '1001', expected a whole number from 1 to 1,000$"),
+        ({"text": "x", "top": "many"}, "^top: found 'many', expected a whole number from 1 to 1,000$"),
         ({"text": "x", "min_score": "nan"}, "min_score"),
         ({"text": "x", "min_score": "inf"}, "min_score"),
         ({"text": "x", "plus": ["y"] * 17}, "plus: "),
@@ -186,7 +186,11 @@ def png_of(width, height):
         ({"emotion": "<b>"}, "^emotion <b>: none of the model's emotions"),
         ({"like": "nobody"}, "no meme of the index"),
         ({"text": "x", "seen": ["y"] * 1001}, "seen: "),
-        ({"text": "x", "duplicates": "perhaps"}, "duplicates: "),
+        ({"text": "x", "duplicates": "perhaps"}, "^duplicates: found 'perhaps', expected true or false$"),
+        (
+            {"text": "x", "plus": "y", "plus_weight": "heavy"},
+            "^plus_weight.0: found 'heavy', expected a number above 0",
+        ),
     ],
 )
 def test_bad_requests_get_a_sentence(address, query, told):
