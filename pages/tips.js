@@ -8,7 +8,7 @@ function memeTip(meme, source, ranks) {
   const add = (name, ...texts) => texts.length && list.append(element("dt", {}, name), ...texts.map((text) => element("dd", { dir: "auto" }, text)));
   add(ranks, meme.id);
   add("Captions", ...(meme.captions.length ? meme.captions : ["none"]));
-  add("Emotions", meme.emotions.length ? meme.emotions.join(", ") : "none");
+  add("Emotions", meme.emotions.length ? [...new Set(meme.emotions)].join(", ") : "none");
   if (meme.text.trim()) add("Text on the image", meme.text);
   return source ? [element("img", { src: source, alt: "" }), list] : [list];
 }
@@ -22,20 +22,22 @@ function showTip(owner, pinned) {
   tip.classList.toggle("of-meme", Boolean(owner.tip));
   tip.classList.toggle("pinned", pinned);
   tip.hidden = false;
+  tip.scrollTop = 0;
   owner.setAttribute("aria-describedby", "tip");
   owner.classList.add("shown");
   placeTip(owner);
   for (const image of tip.querySelectorAll("img")) image.addEventListener("load", () => owner === tipOwner && placeTip(owner));
 }
 
-/** Below its owner, or above it where there is more room. */
+/** Below its owner, or above it where there is more room; over it where neither has enough. */
 function placeTip(owner) {
   const place = owner.getBoundingClientRect();
   const width = document.documentElement.clientWidth;
   const left = Math.min(Math.max(8, place.left), width - tip.offsetWidth - 8);
   const below = place.bottom + 6 + tip.offsetHeight < innerHeight || place.top < tip.offsetHeight + 6;
   tip.style.setProperty("--left", `${left + scrollX}px`);
-  const top = below ? place.bottom + 6 : place.top - 6 - tip.offsetHeight;
+  const wanted = below ? place.bottom + 6 : place.top - 6 - tip.offsetHeight;
+  const top = Math.max(8, Math.min(wanted, innerHeight - tip.offsetHeight - 8));
   tip.style.setProperty("--top", `${top + scrollY}px`);
 }
 

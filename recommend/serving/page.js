@@ -1,13 +1,17 @@
 const data = JSON.parse(byId("data").textContent);
 const STEP = 20; // memes of a page, and by how many it grows
 const SLOW = 150; // milliseconds until a search shows that it goes on
+const OPTIONS = ["plus", "minus", "emotion", "top", "min_score", "duplicates"];
 
 /* ---- what is asked: it stands in the address, as the API takes it; `picture` is a file that only this page has ---- */
 
 const pictures = new Map();
 let asked = new URLSearchParams();
 
-const read = () => (asked = new URLSearchParams(location.search));
+function read() {
+  asked = new URLSearchParams(location.search);
+  document.title = [title(), "Memes for a sentence"].filter(Boolean).join(" – ");
+}
 const isEmpty = (wanted) => !["text", "like", "picture", "plus", "minus", "emotion"].some((name) => wanted.get(name)?.trim());
 const without = (name, value) => {
   const wanted = new URLSearchParams(asked);
@@ -16,6 +20,15 @@ const without = (name, value) => {
   rest.forEach((other) => wanted.append(name, other));
   return wanted;
 };
+
+/** What is asked, in a line: it tells the entries of the browser's history apart. */
+function title() {
+  const further = (sign, name) => asked.getAll(name).map((text) => `${sign} ${text}`);
+  const like = asked.get("like") ?? (asked.has("picture") ? "your picture" : null);
+  const parts = [asked.get("text"), like && `like ${like}`, ...further("and", "plus"), ...further("but not", "minus")];
+  const emotion = asked.get("emotion");
+  return [...parts, emotion && `prefers: ${emotion}`].filter(Boolean).join(", ");
+}
 
 /** Go to another search; the back button leads to this one. */
 function go(wanted, focus) {
@@ -45,7 +58,15 @@ function ofForm() {
   return wanted;
 }
 
+/** Have the form hold what is asked. One that does keeps its fields, and the focus in them. */
 function fillForm() {
+  if (ofForm().toString() !== asked.toString()) fillFields();
+  byId("top").placeholder = String(STEP);
+  if (["plus", "minus", "min_score"].some((name) => asked.get(name))) byId("options").open = true;
+  byId("chosen").replaceChildren(...chosen());
+}
+
+function fillFields() {
   byId("text").value = asked.get("text") ?? "";
   const parts = ["plus", "minus"].flatMap((sign) => {
     const weights = asked.getAll(`${sign}_weight`);
@@ -54,10 +75,7 @@ function fillForm() {
   byId("parts").replaceChildren(...parts);
   if (byId("emotion")) byId("emotion").value = asked.get("emotion") ?? "";
   for (const name of ["top", "min_score"]) byId(name).value = asked.get(name) ?? "";
-  byId("top").placeholder = String(STEP);
   byId("duplicates").checked = asked.get("duplicates") === "true";
-  if (["plus", "minus", "min_score"].some((name) => asked.get(name))) byId("options").open = true;
-  byId("chosen").replaceChildren(...chosen());
 }
 
 /** A further sentence, which is added or taken away. */
@@ -82,6 +100,7 @@ function chosen() {
     const remove = element("button", { type: "button", "aria-label": `without: ${label}` }, "×");
     remove.addEventListener("click", () => go(taken, byId("text")));
     const image = picture ? element("img", { src: picture, alt: "" }) : null;
+    image?.addEventListener("error", () => image.remove()); // of no picture, of an id that is not in the index
     return element("li", {}, image, element("span", { dir: "auto" }, label), remove);
   };
   const items = [];
@@ -109,7 +128,6 @@ async function show({ focus, scroll = 0 } = {}) {
   hideTip();
   fillForm();
   byId("error").hidden = true;
-  document.title = [asked.get("text"), "Memes for a sentence"].filter(Boolean).join(" – ");
   if (isEmpty(asked)) {
     busy(false);
     render(null);
@@ -125,6 +143,7 @@ async function show({ focus, scroll = 0 } = {}) {
     answer = await fetched(own.signal);
   } catch (error) {
     if (own.signal.aborted) return;
+    if (error instanceof Refused && OPTIONS.some((name) => asked.get(name))) byId("options").open = true;
     fail(error instanceof Refused ? error.message : "The server does not answer. Does it still run?");
   } finally {
     clearTimeout(waiting);
@@ -206,7 +225,8 @@ function how(answer) {
   if (!answer.memes.length) return parts;
   const alpha = answer.memes[0].alpha;
   const told = ["Above: the share of the memes that score lower."];
-  if (answer.words.length) told.unshift("The darker a word, the more it counts in QI.");
+  const marks = answer.words.filter(([text]) => MARKS[text]).map(([text]) => `${text} is ${MARKS[text]}.`);
+  if (answer.words.length) told.unshift("The darker a word, the more it counts in QI.", ...marks);
   if (alpha !== null) told.unshift("QI compares with the picture and its emotions, QC with its captions.");
   const picture = asked.has("like") || asked.has("picture");
   const joined = [...["plus", "minus"].flatMap((name) => asked.getAll(name)), asked.get("text"), asked.get("emotion"), picture].filter(Boolean).length > 1;
@@ -348,7 +368,9 @@ function prefer(word) {
 }
 
 function moreLike(id) {
-  go(new URLSearchParams({ like: id }), byId("status"));
+  const wanted = new URLSearchParams({ like: id });
+  asked.getAll("seen").forEach((other) => wanted.append("seen", other));
+  go(wanted, byId("status"));
 }
 
 function act(kind, button, id) {
@@ -378,6 +400,7 @@ byId("add").addEventListener("click", () => {
   byId("parts").append(made);
   made.querySelector("input").focus();
 });
+byId("options").addEventListener("invalid", () => (byId("options").open = true), { capture: true }); // it does not bubble
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   go(ofForm());
@@ -400,10 +423,11 @@ byId("text").addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
   const meme = event.target.closest("li")?.querySelector(".meme");
+  const key = event.key.toLowerCase(); // with Shift and Caps Lock, too
   if (event.key === "/") byId("text").focus();
   else if (meme && event.key.startsWith("Arrow")) neighbour(meme, event.key)?.focus();
-  else if (meme && event.key === "m") moreLike(meme.dataset.id);
-  else if (meme && event.key === "c") copy(meme.closest("li").querySelector(".copy"), meme.dataset.id);
+  else if (meme && key === "m") moreLike(meme.dataset.id);
+  else if (meme && key === "c") copy(meme.closest("li").querySelector(".copy"), meme.dataset.id);
   else return;
   event.preventDefault();
 });

@@ -103,6 +103,9 @@ def test_a_search(opened, recommender):
         assert cards.nth(place).locator(".chip").all_inner_texts() == list(dict.fromkeys(meme.emotions))
     words = page.locator("#how .words > span")
     assert [word.get_attribute("data-weight") for word in words.all()] == [f"{w:.3f}" for _, w in answer.words]
+    assert [name for name, _ in answer.words][:: len(answer.words) - 1] == ["<start>", "<end>"]
+    assert words.first.get_attribute("title").endswith(": the token that begins every text")
+    assert "<end> is the token that ends every text" in page.locator("#how details").text_content()
     assert f"{answer[0].alpha:.2f} QI" in page.locator("#how").inner_text()
     assert page.evaluate("() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)")
 
@@ -164,8 +167,10 @@ def test_a_link_holds_the_query(opened, recommender):
     page.fill("#top", "5")
     page.check("#duplicates")
     page.fill("#min_score", "-2")
-    page.keyboard.press("Enter")
+    page.locator(".part input[type=text]").press("Enter")
     page.locator("#chosen li").first.wait_for()
+    assert page.evaluate("() => document.activeElement.ariaLabel") == "a further sentence"
+    assert page.title() == f"{QUERY}, but not a blue picture & more, prefers: sad – Memes for a sentence"
     request = Request(
         QUERY, minus=[("a blue picture & more", 0.5)], emotion="sad", top=5, min_score=-2, duplicates=True
     )
@@ -193,12 +198,16 @@ def test_more_like_this_and_not_again(opened, recommender):
     assert shown(page) == ids(recommender, Request(like=first[2]))
     assert page.evaluate("() => document.activeElement.id") == "status"
     assert page.locator("#chosen li").all_inner_texts() == ["like this one\n×"]
+    assert page.title() == f"like {first[2]} – Memes for a sentence"
     page.go_back()
     page.locator("#chosen img").wait_for(state="detached")
     assert shown(page) == first
     page.locator(".leave-out").first.click()
     page.locator("#chosen li", has_text="1 left out").wait_for()
     assert shown(page) == ids(recommender, Request(QUERY, seen=[first[0]]))
+    page.locator(".more-like").nth(1).click()
+    page.locator("#chosen img").wait_for()
+    assert shown(page) == ids(recommender, Request(like=first[2], seen=[first[0]]))
 
 
 def test_a_dropped_picture(opened, recommender):
@@ -237,6 +246,12 @@ def test_what_is_no_picture(opened):
     page.locator("#error").wait_for()
     assert "not a JPEG" in page.locator("#error").inner_text()
     assert page.locator("#error").get_attribute("role") == "alert" and page.locator(".meme").count() == 0
+    assert page.title() == "like your picture – Memes for a sentence"
+    opened.expected.append("status of 404 ")
+    for other in (page, opened("?like=nosuch")):
+        other.locator("#error").wait_for()
+        other.locator("#chosen img").wait_for(state="detached")
+        assert other.locator("#chosen li").count() == 1
 
 
 def test_errors_and_nothing_found(opened):
@@ -247,7 +262,13 @@ def test_errors_and_nothing_found(opened):
     page = opened("?text=x&emotion=nothing")
     page.locator("#error").wait_for()
     assert page.locator("#error").inner_text().startswith("emotion nothing: none of the model's emotions")
-    assert page.locator("#emotion").input_value() == "nothing"
+    assert page.locator("#emotion").input_value() == "nothing" and page.locator("#options[open]").count() == 1
+    page.fill("#top", "5000")
+    page.locator("#options > summary").click()
+    page.locator("#text").press("Enter")
+    page.locator("#options[open]").wait_for()
+    assert page.evaluate("() => document.activeElement.id") == "top" and "top=" not in page.url
+    page.fill("#top", "5")
     search(page, QUERY)
     opened.expected.append("net::ERR_FAILED")
     page.route("**/api/search?*", lambda route: route.abort())
@@ -256,7 +277,7 @@ def test_errors_and_nothing_found(opened):
 
 
 def test_tips_and_the_keyboard(opened, recommender):
-    page = opened()
+    page = opened(viewport={"width": 1280, "height": 420})
     found = recommender.search(QUERY, top=20)
     search(page)
     page.keyboard.press("ArrowDown")
@@ -271,12 +292,20 @@ def test_tips_and_the_keyboard(opened, recommender):
     picture = page.locator("#tip img")
     picture.wait_for()
     assert "/api/image?id=" in picture.get_attribute("src")
+    page.wait_for_function("() => document.querySelector('#tip img').complete")
+    box = page.locator("#tip").bounding_box()
+    assert box["y"] >= 0 and box["y"] + box["height"] <= 420
+    assert picture.bounding_box()["width"] >= page.locator(".meme img").first.bounding_box()["width"]
     assert found[1 + columns].id in page.locator("#tip").inner_text()
     page.keyboard.press("Escape")
     assert page.locator("#tip").is_hidden()
     page.keyboard.press("m")
     page.locator("#chosen img").wait_for()
-    assert shown(page) == ids(recommender, Request(like=found[1 + columns].id))
+    alike = shown(page)
+    assert alike == ids(recommender, Request(like=found[1 + columns].id))
+    page.locator(".meme").first.press("Shift+M")
+    page.wait_for_url(lambda url: "like=" in url and not url.endswith(found[1 + columns].id))
+    assert shown(page) == ids(recommender, Request(like=alike[0]))
     page.keyboard.press("/")
     assert page.evaluate(focused) == "text"
     page.keyboard.type("m/c")
@@ -317,6 +346,10 @@ def test_a_phone(opened, scheme):
         .map((element) => element.outerHTML.slice(0, 80))"""
     assert page.evaluate(wide) == []
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+    tops = (
+        "() => [...document.querySelectorAll('.actions')].map((row) => [...row.children].map((one) => one.offsetTop))"
+    )
+    assert {len(set(row)) for row in page.evaluate(tops)} == {1}
     meme = page.locator(".meme").nth(1)
     meme.tap()
     tip = page.locator("#tip")
