@@ -12,16 +12,16 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-const MARKS = {
-  "<start>": "the token that begins every text",
-  "<end>": "the token that ends every text; in CLIP it stands for the whole sentence",
-};
+const MARKS = new Map([
+  ["<start>", "the token that begins every text"],
+  ["<end>", "the token that ends every text; in CLIP it stands for the whole sentence"],
+]);
 
 /** WTI's words, shaded by their weights; the darkest shade is the largest weight of the query. */
 function weightedWords(words) {
   const largest = Math.max(...words.map(([, weight]) => weight));
   const pieces = words.map(([text, weight]) => {
-    const mark = MARKS[text];
+    const mark = MARKS.get(text);
     const title = [`weight ${weight.toFixed(3)}`, mark].filter(Boolean).join(": ");
     const piece = element("span", { title, "data-weight": weight.toFixed(3), class: mark ? "mark" : null }, text.trimEnd());
     piece.style.setProperty("--share", (0.6 * weight) / largest);

@@ -225,7 +225,7 @@ function how(answer) {
   if (!answer.memes.length) return parts;
   const alpha = answer.memes[0].alpha;
   const told = ["Above: the share of the memes that score lower."];
-  const marks = answer.words.filter(([text]) => MARKS[text]).map(([text]) => `${text} is ${MARKS[text]}.`);
+  const marks = answer.words.filter(([text]) => MARKS.has(text)).map(([text]) => `${text} is ${MARKS.get(text)}.`);
   if (answer.words.length) told.unshift("The darker a word, the more it counts in QI.", ...marks);
   if (alpha !== null) told.unshift("QI compares with the picture and its emotions, QC with its captions.");
   const picture = asked.has("like") || asked.has("picture");

@@ -211,19 +211,20 @@ def test_more_like_this_and_not_again(opened, recommender):
 
 
 def test_a_dropped_picture(opened, recommender):
-    page = opened()
     unknown = cv2.imencode(".png", np.full((64, 48, 3), (30, 60, 200), np.uint8))[1].tobytes()
+    hidden = ids(recommender, Request(like=unknown))[0]
+    page = opened(f"?seen={hidden}")
     page.evaluate(DROP, ["body", base64.b64encode(unknown).decode(), "image/png"])
     page.locator("#chosen img[src^='blob:']").wait_for()
-    assert shown(page) == ids(recommender, Request(like=unknown))
+    assert shown(page) == ids(recommender, Request(like=unknown, seen=[hidden]))
     assert page.locator("#drop").is_hidden()
     page.fill("#text", QUERY)
     page.keyboard.press("Enter")
     page.locator("#how .words").wait_for()
-    assert shown(page) == ids(recommender, Request(QUERY, like=unknown))
+    assert shown(page) == ids(recommender, Request(QUERY, like=unknown, seen=[hidden]))
     page.go_back()
     page.locator("#how .words").wait_for(state="detached")
-    assert shown(page) == ids(recommender, Request(like=unknown))
+    assert shown(page) == ids(recommender, Request(like=unknown, seen=[hidden]))
     page.reload()  # the picture was nowhere but in the page
     page.locator("#error").wait_for()
     assert "drop it again" in page.locator("#error").inner_text()
