@@ -37,7 +37,6 @@ SHORTEST = {  # command lines that get as far as the first package
     "__main__": ["serve", "/nowhere"],
     "reproduce": ["--communities", "demo", "--data_root", "DATA", "--out", "/nowhere/out"],
     "describe": ["DATA", "--out", "/nowhere"],
-    "check_submission": ["/nowhere"],
     "build_community": ["--records", "/nowhere", "--images", "/nowhere", "--out", "/nowhere"],
 }
 FORWARDS = {"metrics.py"}  # to evaluation/metrics_command.py

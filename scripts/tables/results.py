@@ -58,15 +58,14 @@ def main_table(communities, baseline, tested, comparisons):
         marks = main_legend(community, rows, title)
         sections.append(Section(community.slug, community.title, rows, marks, remarks))
     alone = any(community.methods[baseline].runs for community in communities if baseline in community.methods)
-    untested = "no other method has" if alone else "it has"
+    untested = "no other method has a" if alone else "it has no"
     remarks = [
         notes.selection(communities),
         EPOCHS,
         f"{IN_PERCENT} The random ranking is an expectation.",
         *["What prints alike shares bold and underlining."] * any("best" in part.legend for part in sections),
         significance_note(comparisons, f"{title} in {' and '.join(tested)}")
-        or f"No significance test: the baseline is {title}, and {untested} no finished run (--baseline names "
-        "another one).",
+        or f"No significance test: the baseline is {title}, and {untested} finished run; --baseline names another.",
     ]
     return Table("main", "Results on the test split", ["method", *shown_metrics()], 1, sections, absent, remarks)
 
