@@ -36,16 +36,12 @@ def add_communities(parser):
     add("--split", choices=SPLITS, default="test", help="which split was exported (default: %(default)s)")
 
 
-def counted(number, what):
-    return f"{number:,} {what}{'s' * (number != 1)}"
-
-
 @program
 def main(argv=None):
     args = to_arguments(argv)
     with ending_clearly("stopped"):
         from scripts.submissions.communities import read_communities
-        from scripts.submissions.problems import Problems
+        from scripts.submissions.problems import Problems, counted
         from scripts.submissions.submission import read_submission
 
         communities, errors = read_communities(args.communities, args.split), 0

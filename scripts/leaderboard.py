@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from scripts.check_submission import add_communities
+from scripts.submissions.problems import counted
 from util import InputError, Parser, ending_clearly, program, write_text
 
 
@@ -49,7 +50,7 @@ def leaderboard(folder, communities, split, out, metric):
             submissions.append(submission)
         if problems.errors:
             bad.append(path)
-            print(f"{path}: {problems.errors:,} error{'s' * (problems.errors > 1)}, by check_submission")
+            print(f"{path}: {counted(problems.errors, 'error')}, by check_submission")
     rankings = [(community, ranking(submissions, name, metric)) for name, community in communities.items()]
     out.mkdir(parents=True, exist_ok=True)
     for community, rows in rankings:
@@ -65,7 +66,7 @@ def leaderboard(folder, communities, split, out, metric):
 def told(name, rows, metric, left_out):
     """A community's ranking for the terminal."""
     without = f", without {', '.join(left_out)}" if left_out else ""
-    yield f"{name}: {len(rows):,} submission{'s' * (len(rows) != 1)}{without}"
+    yield f"{name}: {counted(len(rows), 'submission')}{without}"
     for row in rows:
         mean, (low, high), step = row.scored.printed[metric], row.scored.intervals[metric], row.step
         text = f"  {row.rank}. {row.submission.method}: {metric} {mean:.2f} [{low:.2f},{high:.2f}]"

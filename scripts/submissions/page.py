@@ -8,6 +8,7 @@ from metrics import METRICS, UNITS, shown_metrics
 from pages import markup
 from pages.markup import Markup, joined, scrolling, tag
 from scripts.submissions.communities import INDEX
+from scripts.submissions.problems import counted
 
 ASSETS = Path(__file__).parent
 NAMES = ("rank", "method", "authors", "trained on")  # of a row's first cells
@@ -86,7 +87,7 @@ def heading(names, texts):
 def table(community, rows, metric, columns):
     head = heading([*NAMES, metric, "difference to the row above", *columns[1:]], NAMES[1:])
     body = (row_of(row, community, columns) for row in rows)
-    text = f"{community.name}: {len(rows):,} submission{'s' * (len(rows) != 1)}, by {metric}"
+    text = f"{community.name}: {counted(len(rows), 'submission')}, by {metric}"
     return tag("table", caption(text), head, tag("tbody", *body), tag("tbody", random_row(community, columns)))
 
 

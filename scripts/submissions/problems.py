@@ -3,6 +3,10 @@
 SHOWN = 20  # of one kind in a file
 
 
+def counted(number, what):
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 class Problems:
     """Errors keep a run off the leaderboard; warnings say what counts against it.
 
