@@ -76,7 +76,7 @@ def compare(table, pairs, tested):
     resamples = max(LEAST_RESAMPLES, RESAMPLES_PER_COMPARISON * len(family))
     raw = []
     for _, entry, baseline, metric in family:
-        both = query_means(entry, metric), query_means(baseline, metric)
+        both = [query_means([run.values for run in each.runs], metric) for each in (entry, baseline)]
         gain, low, high, p_bootstrap = paired_bootstrap(*both, resamples=resamples)
         raw.append((len(both[0]), gain, low, high, p_bootstrap, randomisation_test(*both, resamples=resamples)))
     corrected = zip(holm([row[-2] for row in raw]), holm([row[-1] for row in raw]), strict=True)
@@ -96,6 +96,6 @@ def compare(table, pairs, tested):
     }
 
 
-def query_means(entry, metric):
-    """(Q',) a metric of each query, the mean over the runs."""
-    return np.mean([run.values[:, list(METRICS).index(metric)] for run in entry.runs], axis=0)
+def query_means(values, metric):
+    """(Q',) a metric of each query, the mean over the runs; values: (Q', metrics) of each run."""
+    return np.mean([of_run[:, list(METRICS).index(metric)] for of_run in values], axis=0)

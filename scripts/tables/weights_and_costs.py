@@ -1,13 +1,11 @@
 """The table of the weights of QI and QC, and that of the costs."""
 
-import numpy as np
-
 from evaluation.significance import paired_bootstrap
 from metrics import METRICS
 from scripts.reporting.weights import PARTS, how_set
 from scripts.tables import notes
 from scripts.tables.results import signed
-from scripts.tables.spreads import spread
+from scripts.tables.spreads import query_means, spread
 from scripts.tables.table import SPREAD_LEGEND, Cell, Row, Section, Table, legend, listed, number_cell
 
 COST_COLUMNS = {  # heading: (name of runs.COSTS, decimals, unit)
@@ -102,11 +100,8 @@ def gain_cell(entry, metric):
     """Fused minus the better part of each run, over queries, with its interval."""
     if not knows_better_part(entry):
         return Cell("–")
-    column = list(METRICS).index(metric)
-    fused, part = (
-        np.mean([values[:, column] for values in of_runs], axis=0)
-        for of_runs in ([run.values for run in entry.runs], [run.part_values for run in entry.runs])
-    )
+    fused = query_means([run.values for run in entry.runs], metric)
+    part = query_means([run.part_values for run in entry.runs], metric)
     gain, low, high, _ = paired_bootstrap(fused, part)
     digits = METRICS[metric].digits
     return Cell(f"{signed(gain, digits)} [{signed(low, digits)}, {signed(high, digits)}]")
