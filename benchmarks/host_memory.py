@@ -43,20 +43,11 @@ def measure(options):
     after = [seconds(network, pixels, backward) for backward in (False, True)]
     first = [seconds(plain, pixels, backward) for backward in (False, True)]
     names = [f"{name}, {options.batch_size} images" for name in ("forward", "forward and backward")]
-    for name, kept, fresh in zip(names, after, before, strict=True):
-        yield Figure(
-            name,
-            f"{kept:.2f} s with kept memory",
-            f"{fresh:.2f} s with fresh memory",
-            f"{fresh / kept:.2f} times as fast",
-        )
-    for name, last, channels_first in zip(names, after, first, strict=True):
-        yield Figure(
-            name,
-            f"{last:.2f} s with channels last",
-            f"{channels_first:.2f} s with channels first",
-            f"{channels_first / last:.2f} times as fast",
-        )
+    for ours, theirs, others in (("kept memory", "fresh memory", before), ("channels last", "channels first", first)):
+        for name, own, other in zip(names, after, others, strict=True):
+            yield Figure(
+                name, f"{own:.2f} s with {ours}", f"{other:.2f} s with {theirs}", f"{other / own:.2f} times as fast"
+            )
     yield Figure("peak memory after", peak_memory(torch.device("cpu")))
 
 
